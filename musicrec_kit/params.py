@@ -5,12 +5,9 @@ knows is refused, naming the nearest real one. Every default that a paper leaves
 """
 
 import difflib
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Size = Literal["smoke", "small", "paper"]
@@ -35,11 +32,21 @@ class DemoParams(Frozen):
     items: int = Field(1500, ge=8, le=100_000, description="products to draw")
     users: int = Field(3000, ge=8, description="shoppers")
     mean_length: float = Field(9.0, ge=5, description="mean number of interactions of a shopper (at least 5 each)")
-    randomness: float = Field(0.15, ge=0, le=1, description="share of next items drawn uniformly: the one dial of difficulty")
-    copurchase: float = Field(0.2, ge=0, le=1, description="share of the other next items that follow the co-purchase table")
-    text_weight: float = Field(4.0, ge=0, description="log-odds that the next item keeps the property told only by text")
-    image_weight: float = Field(4.0, ge=0, description="log-odds that the next item keeps the property shown only by image")
-    shared_weight: float = Field(1.0, ge=0, description="log-odds that the next item keeps the kind, which both modalities show")
+    randomness: float = Field(
+        0.15, ge=0, le=1, description="share of next items drawn uniformly: the one dial of difficulty"
+    )
+    copurchase: float = Field(
+        0.2, ge=0, le=1, description="share of the other next items that follow the co-purchase table"
+    )
+    text_weight: float = Field(
+        4.0, ge=0, description="log-odds that the next item keeps the property told only by text"
+    )
+    image_weight: float = Field(
+        4.0, ge=0, description="log-odds that the next item keeps the property shown only by image"
+    )
+    shared_weight: float = Field(
+        1.0, ge=0, description="log-odds that the next item keeps the kind, which both modalities show"
+    )
     all_shared: bool = Field(False, description="null world: text and picture each show every property")
     image_side: int = Field(128, ge=32, le=1024, description="pixels of a picture's side")
     seed: int = Field(0, ge=0, description="seed of the world; the seed of training is another")
@@ -53,6 +60,8 @@ class DataParams(Frozen):
     items: str | None = Field(None, description="file of item metadata")
     images: str | None = Field(None, description="folder or tar of pictures")
     tags: str | None = Field(None, description="movielens: tags.csv")
+    descriptions: str | None = Field(None, description="movielens: item file whose descriptions and brands are added")
+    item2id: str | None = Field(None, description="lcrec: file of raw id TAB item number")
     ratings: str | None = Field(None, description="movielens: an alias of interactions")
     columns: dict[str, str] = Field(default_factory=dict, description="table: our column -> the file's column")
     demo: DemoParams = Field(default_factory=lambda: DemoParams(), description="source demo: the generator's settings")
@@ -64,23 +73,34 @@ class DataParams(Frozen):
     tie_order: Literal["file", "shuffle"] = Field("file", description="order of a user's interactions with equal time")
     tie_seed: int = Field(0, ge=0, description="seed of tie_order=shuffle")
     history: int = Field(20, ge=1, description="most recent items of a history that a model sees")
-    renumber: Literal["keep", "shuffle"] = Field("keep", description="item numbers: as the source has them, or at random")
+    renumber: Literal["keep", "shuffle"] = Field(
+        "keep", description="item numbers: as the source has them, or at random"
+    )
     expected: dict[str, int] = Field(default_factory=dict, description="published users / items / interactions")
 
 
 class FeatureParams(Frozen):
     """The frozen encoder of one modality, or the file that holds its matrix."""
 
-    encoder: Literal["file", "minilm", "sentence", "llama", "efficientnet_lite0", "open_clip", "hf_clip", "properties", "noise"] = Field(
-        "file", description="name in features/encoders.py"
+    encoder: Literal[
+        "file", "minilm", "sentence", "llama", "efficientnet_lite0", "open_clip", "hf_clip", "properties", "noise"
+    ] = Field("file", description="name in features/encoders.py")
+    kind: Literal["text", "image", "auto"] = Field(
+        "auto", description="what the encoder reads; auto: by the modality's name"
     )
-    kind: Literal["text", "image", "auto"] = Field("auto", description="what the encoder reads; auto: by the modality's name")
+    same_as: str | None = Field(
+        None, description="another modality whose settings these are: a control with a second tokenizer"
+    )
     file: str | None = Field(None, description="matrix: .npy or .safetensors, rows = items or by id column")
-    ids: str | None = Field(None, description="text file of raw ids, one per row of `file`; null: rows are in item order")
+    ids: str | None = Field(
+        None, description="text file of raw ids, one per row of `file`; null: rows are in item order"
+    )
     model: str | None = Field(None, description="open_clip model name, or a folder of transformers weights")
     pretrained: str | None = Field(None, description="open_clip pretrained tag or a local checkpoint file")
     fields: tuple[str, ...] = Field(("title", "description"), description="item columns that make the text")
-    pool: Literal["joined", "averaged"] = Field("joined", description="fields as one text, or encoded apart and averaged")
+    pool: Literal["joined", "averaged"] = Field(
+        "joined", description="fields as one text, or encoded apart and averaged"
+    )
     max_tokens: int = Field(256, ge=1, description="tokens of a text that are read")
     image_side: int = Field(224, ge=16, description="pixels of the side that the image encoder reads")
     batch: int = Field(64, ge=1, description="items encoded at once")
@@ -118,7 +138,9 @@ class TokenizerParams(Frozen):
     shared_levels: int = Field(2, ge=0, description="L_e, MusicRec eq. 3")
     specific_levels: int = Field(2, ge=0, description="L_c, MusicRec eq. 4-5")
     dim: int = Field(32, ge=1, description="d, latent width of one modality")
-    hidden: tuple[int, ...] = Field((2048, 1024, 512, 256, 128, 64), description="widths of the encoder MLP; decoder mirrors")
+    hidden: tuple[int, ...] = Field(
+        (2048, 1024, 512, 256, 128, 64), description="widths of the encoder MLP; decoder mirrors"
+    )
     alpha: float = Field(0.0, ge=0, description="weight of the alignment loss, eq. 10 (LETTER: its CF loss)")
     beta: float = Field(0.0, ge=0, description="weight of the relation loss, eq. 11")
     diversity: float = Field(0.0, ge=0, description="weight of LETTER's diversity loss")
@@ -128,8 +150,12 @@ class TokenizerParams(Frozen):
     align_on: Literal["joint", "mean", "per_view", "shared"] = Field("mean", description="which z-hat eq. 10 sees")
     relation_on: Literal["joint", "mean", "per_view", "shared"] = Field("joint", description="which z-hat eq. 11 sees")
     reduction: Literal["mean", "sum"] = Field("mean", description="mean or sum over dimensions of squared errors")
-    residual_gradients: bool | None = Field(None, description="commitment of every level reaches the encoder; null: by profile")
-    sinkhorn: float | None = Field(None, ge=0, description="epsilon at the last level, training only; 0: off; null: by profile")
+    residual_gradients: bool | None = Field(
+        None, description="commitment of every level reaches the encoder; null: by profile"
+    )
+    sinkhorn: float | None = Field(
+        None, ge=0, description="epsilon at the last level, training only; 0: off; null: by profile"
+    )
     sinkhorn_iterations: int = Field(50, ge=1)
     init: Literal["kmeans", "kmeans_batch", "uniform"] = Field("kmeans", description="start of the codebooks")
     projection: Literal["full", "none"] = Field("full", description="the linear layer before the joint latent")
@@ -170,7 +196,9 @@ PROFILES: dict[str, dict[str, Any]] = {
 class IdsParams(Frozen):
     """How codes become semantic IDs and tokens."""
 
-    source: Literal["tokenizer", "published"] = Field("tokenizer", description="codes of our tokenizer, or the data set's own files")
+    source: Literal["tokenizer", "published"] = Field(
+        "tokenizer", description="codes of our tokenizer, or the data set's own files"
+    )
     files: dict[str, str] = Field(default_factory=dict, description="published: view -> *.index.json")
     views: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="view -> streams of codes joined in it; empty: one view per modality"
@@ -184,7 +212,9 @@ class IdsParams(Frozen):
 class GeneratorParams(Frozen):
     """T5 and its training."""
 
-    backbone: Literal["lineage", "t5_small", "narrow", "tiny"] = Field("lineage", description="shapes in generation/seq2seq.py")
+    backbone: Literal["lineage", "t5_small", "narrow", "tiny"] = Field(
+        "lineage", description="shapes in generation/seq2seq.py"
+    )
     pretrained: str | None = Field(None, description="folder of a Hugging Face T5 whose blocks are the start")
     tasks: tuple[Literal["next", "joint", "align", "cross"], ...] = Field(
         ("next", "joint", "align"), description="next item per view, joint, item alignment, next item across views"
@@ -192,7 +222,9 @@ class GeneratorParams(Frozen):
     stages: tuple[tuple[Literal["next", "joint", "align", "cross"], ...], ...] = Field(
         (), description="several training stages in order; empty: one stage with `tasks`"
     )
-    prompt_tokens: int = Field(4, ge=0, description="learned tokens before the tasks joint, align and cross (lineage.md row 31)")
+    prompt_tokens: int = Field(
+        4, ge=0, description="learned tokens before the tasks joint, align and cross (lineage.md row 31)"
+    )
     epochs: int = Field(200, ge=0)
     steps: int | None = Field(None, ge=1, description="steps instead of epochs")
     batch: int = Field(256, ge=1)
@@ -211,7 +243,9 @@ class RankParams(Frozen):
     beam: int = Field(20, ge=1)
     tree: Literal["joint", "per_modality", "free"] = Field("joint")
     score: Literal["lineage", "ours"] = Field("lineage", description="lineage.md row 40")
-    merge: Literal["merged", "merged_lse"] = Field("merged", description="the list of record of methods with several views")
+    merge: Literal["merged", "merged_lse"] = Field(
+        "merged", description="the list of record of methods with several views"
+    )
     exact: bool = Field(False, description="score every item instead of beam search")
     batch: int = Field(128, ge=1, description="users decoded at once")
 
@@ -237,7 +271,92 @@ class Settings(Frozen):
     rank: RankParams = Field(default_factory=lambda: RankParams())
     counter: CounterParams = Field(default_factory=lambda: CounterParams())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _copies(cls, values: Any) -> Any:
+        """Replace `same_as: other` by the settings of that modality."""
+        features = dict(values.get("features") or {}) if isinstance(values, Mapping) else {}
+        for name, given in features.items():
+            other = given.get("same_as") if isinstance(given, Mapping) else None
+            if other in features and "same_as" not in features[other]:
+                kind = features[other].get("kind", other if other in ("text", "image") else "auto")
+                features[name] = {**features[other], "kind": kind}
+        return {**values, "features": features} if features else values
+
     @property
     def views(self) -> dict[str, tuple[str, ...]]:
         """Return view -> streams; one view per modality unless `ids.views` says otherwise."""
         return dict(self.ids.views) or {name: (name,) for name in self.modalities}
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return the known word nearest to `word`, or an empty string.
+
+    >>> nearest("codebok_size", ["codes", "levels", "lr"])
+    'codes'
+    """
+    for alias in difflib.get_close_matches(word, ALIASES, 1, 0.8):
+        if ALIASES[alias] in known:
+            return ALIASES[alias]
+    return next(iter(difflib.get_close_matches(word, known, 1, 0.4)), "")
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `over` laid on it, mappings merged key by key and everything else replaced.
+
+    >>> merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def build(values: Mapping[str, Any]) -> Settings:
+    """Return checked Settings from plain values.
+
+    Raises:
+        Refused: a key is unknown (the nearest real one is named), or a value is not allowed; all faults in one message.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise Refused("; ".join(_explain(fault) for fault in error.errors())) from error
+
+
+def _explain(fault: Any) -> str:
+    path = [str(part) for part in fault["loc"]]
+    if fault["type"] == "extra_forbidden":
+        known = list(_fields_at(path[:-1]))
+        hint = nearest(path[-1], known)
+        dotted = ".".join([*path[:-1], hint])
+        return f"unknown setting {'.'.join(path)}: " + (
+            f"did you mean {dotted}?" if hint else f"known here: {', '.join(known)}"
+        )
+    return f"{'.'.join(path) or 'settings'}: {fault['msg']}, found {fault['input']!r}"
+
+
+def _fields_at(path: list[str]) -> Iterator[str]:
+    """Give the field names of the settings class at a dotted path."""
+    model: Any = Settings
+    for part in path:
+        if model is None:
+            return
+        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
+        model = FeatureParams if part in ("features",) else annotation
+        if not hasattr(model, "model_fields"):
+            model = None
+    if path and path[0] == "features":
+        model = FeatureParams
+    yield from getattr(model, "model_fields", {})
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give (dotted key, value) of every leaf of a nested mapping."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

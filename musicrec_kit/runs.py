@@ -29,7 +29,17 @@ from musicrec_kit.params import Refused
 log = logging.getLogger(__name__)
 
 SCHEMA = 1  # of stage.json and of the run folder
-PACKAGES = ("musicrec-kit", "torch", "transformers", "open_clip_torch", "numpy", "pandas", "pyarrow", "scikit-learn", "pydantic")
+PACKAGES = (
+    "musicrec-kit",
+    "torch",
+    "transformers",
+    "open_clip_torch",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "scikit-learn",
+    "pydantic",
+)
 
 
 @contextlib.contextmanager
@@ -93,7 +103,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
     """Write named numpy arrays or torch tensors as safetensors, atomically."""
-    arrays = {name: np.ascontiguousarray(_array(value)) for name, value in tensors.items()}
+    arrays = {name: np.asarray(_array(value), order="C") for name, value in tensors.items()}
     from safetensors.numpy import save_file
 
     with atomic(path) as part:
@@ -183,7 +193,7 @@ def run_stage(
     """
     identity = {"stage": stage, "settings": settings, "inputs": inputs, "version": version}
     key = key_of(identity)
-    folder = stage_folder(runs, dataset, stage.split(".")[0], key)
+    folder = stage_folder(runs, dataset, stage.split(".", maxsplit=1)[0], key)
     with lock(folder.parent / f".{key}.lock"):
         if (folder / "stage.json").is_file():
             log.info("%s: reused %s", stage, key)
@@ -194,9 +204,17 @@ def run_stage(
         start = time.perf_counter()
         build(folder)
         seconds = round(time.perf_counter() - start, 3)
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        for checkpoint in list(folder.rglob("checkpoint")):
+            shutil.rmtree(checkpoint, ignore_errors=True)
         files = {str(f.relative_to(folder)): sha256_file(f) for f in sorted(folder.rglob("*")) if f.is_file()}
-        record = {"schema": SCHEMA, "key": key, **identity, "files": files, "seconds": seconds, "peak_memory_mb": peak_memory_mb()}
+        record = {
+            "schema": SCHEMA,
+            "key": key,
+            **identity,
+            "files": files,
+            "seconds": seconds,
+            "peak_memory_mb": peak_memory_mb(),
+        }
         write_json(folder / "stage.json", record)
     log.info("%s: made %s in %.1f s", stage, key, seconds)
     return StageResult(stage, key, folder, False, seconds)
@@ -243,7 +261,7 @@ class Run:
         """Return the folder of a stage that this run points to."""
         if name not in self.stages:
             raise Refused(f"run {self.name} has no stage {name!r}; it has {', '.join(self.stages)}")
-        return stage_folder(self.folder.parents[4], self.dataset, name.split(".")[0], self.stages[name])
+        return stage_folder(self.folder.parents[4], self.dataset, name.split(".", maxsplit=1)[0], self.stages[name])
 
 
 def run_folder(runs: Path, dataset: str, method: str, variant: str, size: str, seed: int) -> Path:
@@ -288,8 +306,10 @@ def results_table(runs: Path) -> pd.DataFrame:
             "seed": run.seed,
         }
         for name, value in metrics.items():
-            if name.count("/") >= 2 and isinstance(value, int | float):  # noqa: PLR2004
+            if name.count("/") >= 2 and isinstance(value, int | float):
                 split, list_name, metric = name.split("/", 2)
-                rows.append({**common, "list": list_name, "metric": f"{split}/{metric}", "value": value, "run": run.name})
+                rows.append(
+                    {**common, "list": list_name, "metric": f"{split}/{metric}", "value": value, "run": run.name}
+                )
     columns = ["dataset", "fingerprint", "method", "variant", "size", "seed", "list", "metric", "value", "run"]
     return pd.DataFrame(rows, columns=columns)

@@ -138,7 +138,9 @@ def fit(
         state.seconds = time.perf_counter() - start
         mean_loss = float(torch.stack(losses).mean()) if losses else math.nan
         if losses and not math.isfinite(mean_loss):
-            raise FloatingPointError(f"{name}: the loss is {mean_loss} in epoch {epoch}; lower the learning rate ({lr})")
+            raise FloatingPointError(
+                f"{name}: the loss is {mean_loss} in epoch {epoch}; lower the learning rate ({lr})"
+            )
         record = {"step": state.step, "epoch": epoch, "loss": mean_loss, **parts, "lr": optimiser.param_groups[0]["lr"]}
         if validate is not None and ((epoch + 1) % check_every == 0 or epoch + 1 == epochs):
             model.eval()
@@ -175,7 +177,11 @@ def _write_log(folder: Path | None, lines: list[dict[str, Any]]) -> None:
 
 
 def _save(
-    model: nn.Module, optimiser: torch.optim.Optimizer, state: _State, best: dict[str, Tensor] | None, folder: Path | None
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    state: _State,
+    best: dict[str, Tensor] | None,
+    folder: Path | None,
 ) -> None:
     """Write one safetensors file whose metadata holds the counters: a checkpoint is there whole or not at all."""
     if folder is None:
