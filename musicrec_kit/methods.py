@@ -1,7 +1,7 @@
 """A method is a row of settings over six axes, read from `params/methods`; no method is named in code.
 
-The six axes: family, features, item tokenizer, ID layout, tasks and stages, ranking. Files in, `Settings` out; precedence
-is size < dataset < method < run.
+The six axes: family, features, item tokenizer, ID layout, tasks and stages, ranking. Files in, `Settings` out;
+precedence is size < dataset < method < run.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ SECTIONS = tuple(name for name in Settings.model_fields)
 
 
 def folder(kind: str) -> Path:
-    """Return the folder of shipped YAML files: `params/<kind>` of the checkout, or the copy inside the installed package."""
+    """Return the folder of shipped YAML files: `params/<kind>` of the checkout, else the copy in the package."""
     package = Path(__file__).parent
     checkout = package.parent / "params"
     return (checkout if checkout.is_dir() else package / "_params") / kind
@@ -70,7 +70,7 @@ def find(kind: str, name: str) -> Path:
 
 
 def dataset_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a data set's file as a part of Settings: file names move to `data`, feature and ID files to their rooms."""
+    """Return a data set's file as a part of Settings: file names move to `data`, the others to their rooms."""
     settings: dict[str, Any] = {"data": dict(raw.get("data") or {})}
     for key, value in raw.items():
         if key == "data" or key == "name":
@@ -140,12 +140,12 @@ def variant_name(overrides: Mapping[str, Any]) -> str:
     >>> variant_name({"tokenizer": {"alpha": 0}})
     '+alpha=0'
     """
-    leaves = sorted(leaves(overrides))
-    if not leaves:
+    changed = sorted(leaves(overrides))
+    if not changed:
         return ""
-    text = "+" + ",".join(f"{key.split('.')[-1]}={value}" for key, value in leaves)
+    text = "+" + ",".join(f"{key.split('.')[-1]}={value}" for key, value in changed)
     if len(text) > 60 or any(c in text for c in " /\\[]{}'\"()"):
-        return "+" + hashlib.sha256(repr(leaves).encode()).hexdigest()[:10]
+        return "+" + hashlib.sha256(repr(changed).encode()).hexdigest()[:10]
     return text
 
 
@@ -166,7 +166,7 @@ def dataset_name(dataset: str) -> str:
 
 
 def home() -> Path:
-    """Return the folder that relative output paths start from: $MUSICREC_HOME, else the nearest checkout above, else here."""
+    """Return the folder of relative output paths: $MUSICREC_HOME, else the nearest checkout above, else here."""
     if "MUSICREC_HOME" in os.environ:
         return Path(os.environ["MUSICREC_HOME"])
     here = Path.cwd()

@@ -31,6 +31,9 @@ class DemoParams(Frozen):
 
     items: int = Field(1500, ge=8, le=100_000, description="products to draw")
     users: int = Field(3000, ge=8, description="shoppers")
+    purposes: int = Field(10, ge=2, le=10, description="purposes in use; only the text tells them")
+    colours: int = Field(8, ge=2, le=8, description="colours in use; only the picture shows them")
+    kinds: int = Field(15, ge=2, le=15, description="kinds in use; both modalities show them")
     mean_length: float = Field(9.0, ge=5, description="mean number of interactions of a shopper (at least 5 each)")
     randomness: float = Field(
         0.15, ge=0, le=1, description="share of next items drawn uniformly: the one dial of difficulty"
@@ -64,7 +67,7 @@ class DataParams(Frozen):
     item2id: str | None = Field(None, description="lcrec: file of raw id TAB item number")
     ratings: str | None = Field(None, description="movielens: an alias of interactions")
     columns: dict[str, str] = Field(default_factory=dict, description="table: our column -> the file's column")
-    demo: DemoParams = Field(default_factory=lambda: DemoParams(), description="source demo: the generator's settings")
+    demo: DemoParams = Field(default_factory=DemoParams, description="source demo: the generator's settings")
     min_rating: float | None = Field(None, description="keep interactions rated at least this; null keeps all")
     has_text: bool = Field(False, description="keep items with a title or a description")
     has_image: bool = Field(False, description="keep items with a picture")
@@ -150,6 +153,9 @@ class TokenizerParams(Frozen):
     align_on: Literal["joint", "mean", "per_view", "shared"] = Field("mean", description="which z-hat eq. 10 sees")
     relation_on: Literal["joint", "mean", "per_view", "shared"] = Field("joint", description="which z-hat eq. 11 sees")
     reduction: Literal["mean", "sum"] = Field("mean", description="mean or sum over dimensions of squared errors")
+    level_reduction: Literal["sum", "mean"] | None = Field(
+        None, description="levels of eq. 8: summed as printed, or averaged as in LC-Rec's code; null: by profile"
+    )
     residual_gradients: bool | None = Field(
         None, description="commitment of every level reaches the encoder; null: by profile"
     )
@@ -180,16 +186,16 @@ class TokenizerParams(Frozen):
             )
         return self
 
-    def chosen(self, name: Literal["residual_gradients", "sinkhorn", "standardize"]) -> Any:
-        """Return a switch's value: as given, else what the profile says (lineage.md 5.1, rows 8, 10, 20)."""
+    def chosen(self, name: Literal["level_reduction", "residual_gradients", "sinkhorn", "standardize"]) -> Any:
+        """Return a switch's value: as given, else what the profile says (lineage.md 5.1, rows 6, 8, 10, 20)."""
         given = getattr(self, name)
         return PROFILES[self.profile][name] if given is None else given
 
 
 PROFILES: dict[str, dict[str, Any]] = {
-    "as_printed": {"residual_gradients": True, "sinkhorn": 0.0, "standardize": False},
-    "lineage": {"residual_gradients": False, "sinkhorn": 0.003, "standardize": False},
-    "ours": {"residual_gradients": True, "sinkhorn": 0.0, "standardize": True},
+    "as_printed": {"level_reduction": "sum", "residual_gradients": True, "sinkhorn": 0.0, "standardize": False},
+    "lineage": {"level_reduction": "mean", "residual_gradients": False, "sinkhorn": 0.003, "standardize": False},
+    "ours": {"level_reduction": "sum", "residual_gradients": True, "sinkhorn": 0.0, "standardize": True},
 }
 
 
@@ -262,14 +268,14 @@ class Settings(Frozen):
     family: Literal["generative", "heuristic"] = "generative"
     modalities: tuple[str, ...] = ("text", "image")
     main_list: str | None = Field(None, description="list of record; null: merged, or main where there is one view")
-    data: DataParams = Field(default_factory=lambda: DataParams())
+    data: DataParams = Field(default_factory=DataParams)
     features: dict[str, FeatureParams] = Field(default_factory=dict)
-    cf: CFParams = Field(default_factory=lambda: CFParams())
-    tokenizer: TokenizerParams = Field(default_factory=lambda: TokenizerParams())
-    ids: IdsParams = Field(default_factory=lambda: IdsParams())
-    generator: GeneratorParams = Field(default_factory=lambda: GeneratorParams())
-    rank: RankParams = Field(default_factory=lambda: RankParams())
-    counter: CounterParams = Field(default_factory=lambda: CounterParams())
+    cf: CFParams = Field(default_factory=CFParams)
+    tokenizer: TokenizerParams = Field(default_factory=TokenizerParams)
+    ids: IdsParams = Field(default_factory=IdsParams)
+    generator: GeneratorParams = Field(default_factory=GeneratorParams)
+    rank: RankParams = Field(default_factory=RankParams)
+    counter: CounterParams = Field(default_factory=CounterParams)
 
     @model_validator(mode="before")
     @classmethod

@@ -35,7 +35,7 @@ def torch_generator(seed: int, *names: str | int, device: str = "cpu") -> "torch
 
 @contextmanager
 def torch_seed(seed: int, *names: str | int) -> Iterator[None]:
-    """Seed torch's global generators inside the block and give them back as they were: for layers that take no generator."""
+    """Seed torch's global generators inside the block and give them back as they were (dropout takes no generator)."""
     import torch
 
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []

@@ -42,7 +42,7 @@ def _declare() -> None:
 
 
 def _loads() -> bool:
-    """Return whether torchvision's compiled part loads beside this torch (a matching CPU build does, and declares them itself)."""
+    """Return whether torchvision's compiled part loads beside this torch: a matching build declares the operators."""
     spec = importlib.machinery.PathFinder.find_spec("torchvision")
     folders = (spec.submodule_search_locations if spec else None) or []
     compiled = [file for folder in folders for file in Path(folder).glob("_C*.so")]

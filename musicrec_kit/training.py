@@ -1,7 +1,7 @@
 """The one training loop of the kit: batches in, trained weights out.
 
-A killed run continues from its last checkpoint and ends with the same weights: batches are a pure function of the epoch,
-and torch's generator is seeded per step.
+A killed run continues from its last checkpoint and ends with the same weights: batches are a pure function of the
+epoch, and torch's generator is seeded per step.
 """
 
 import json
@@ -51,7 +51,7 @@ class _State:
 
 
 def learning_rate(step: int, steps: int, warmup: float, schedule: Schedule) -> float:
-    """Return the factor on the learning rate at a step: linear warm-up over the first `warmup` share, then the schedule to 0.
+    """Return the factor on the learning rate at a step: linear warm-up, then the schedule down to 0.
 
     >>> [round(learning_rate(s, 10, 0.2, "linear"), 2) for s in (0, 1, 2, 6, 10)]
     [0.5, 1.0, 1.0, 0.5, 0.0]
@@ -66,7 +66,7 @@ def learning_rate(step: int, steps: int, warmup: float, schedule: Schedule) -> f
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return two groups: matrices, which decay, and vectors (biases, norms), which do not (as Hugging Face's Trainer)."""
+    """Return two groups: matrices, which decay, and vectors, which do not (as Hugging Face's Trainer)."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
