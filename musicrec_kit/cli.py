@@ -1,0 +1,239 @@
+"""The command line `musicrec`: a thin layer over `Job`.
+
+Exit codes: 0 done; 2 refused (settings or data); 3 failed in a stage (a rerun resumes); 130 / 143 interrupted.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from musicrec_kit import methods, runs
+from musicrec_kit.params import Refused
+from musicrec_kit.pipeline import Job, StageFailed, pick_device
+
+REFUSED, FAILED, INTERRUPTED = 2, 3, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of every command."""
+    top = argparse.ArgumentParser(prog="musicrec", description="Multimodal generative recommendation, stage by stage.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="build a run: data set x method x size x seed")
+    _add_job(run)
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    run.add_argument("--no-notebooks", action="store_true", help="run the stages directly, without executed notebooks")
+    run.add_argument("--dry-run", action="store_true", help="print stages, parameters, time, memory and disk; build nothing")
+    listing = commands.add_parser("list", help="list the finished runs")
+    results = commands.add_parser("results", help="print the metrics of the finished runs")
+    results.add_argument("--dataset", help="only this data set")
+    results.add_argument("--metric", default="hr@10,ndcg@10", help="metrics, comma separated (default: %(default)s)")
+    compare = commands.add_parser("compare", help="compare two runs: the settings that differ, and a paired test")
+    compare.add_argument("run", nargs=2, metavar="RUN", help="run folder, or its name as `musicrec list` prints it")
+    recommend = commands.add_parser("recommend", help="recommend items after a history")
+    recommend.add_argument("run", metavar="RUN", help="run folder, or its name as `musicrec list` prints it")
+    recommend.add_argument("--history", nargs="+", required=True, metavar="RAW_ID", help="item ids, oldest first")
+    recommend.add_argument("-k", "--k", type=int, default=10, help="how many items (default: %(default)s)")
+    doctor = commands.add_parser("doctor", help="look at a data set: counts beside the published, ties, cold items, gaps")
+    _add_job(doctor, method="popularity")
+    clean = commands.add_parser("clean", help="remove stage results that no finished run points to")
+    clean.add_argument("--yes", action="store_true", help="remove them; without it they are only listed")
+    for command in (listing, results, compare, recommend, clean):
+        command.add_argument("--runs", default="runs", help="folder of runs (default: %(default)s)")
+    return top
+
+
+def _add_job(command: argparse.ArgumentParser, method: str = "musicrec") -> None:
+    command.add_argument("dataset", metavar="DATASET", help="a name in params/datasets, or a path to such a YAML file")
+    command.add_argument("--method", default=method, help="a name in params/methods, or a path (default: %(default)s)")
+    command.add_argument("--size", choices=("smoke", "small", "paper"), default="small", help="default: %(default)s")
+    command.add_argument("--seed", type=int, default=0, help="seed of training (default: %(default)s)")
+    command.add_argument("--runs", default="runs", help="folder of runs (default: %(default)s)")
+    command.add_argument("--data-root", help="folder that the data set's relative paths start from")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments", help="a setting")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
+    command.add_argument("--threads", type=int, help="CPU threads (default: all)")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "papermill", "traitlets"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, _on_term)
+    try:
+        return COMMANDS[options.command](options)
+    except Refused as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return REFUSED
+    except StageFailed as error:
+        logging.getLogger(__name__).debug("", exc_info=True)
+        print(f"{error}; the same command continues from what is done", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from what is done", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _on_term(number: int, _frame: Any) -> None:
+    print("terminated; the same command continues from what is done", file=sys.stderr)
+    sys.exit(128 + number)
+
+
+def make_job(options: argparse.Namespace) -> Job:
+    """Return the job that a command's options describe."""
+    if options.threads:
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)
+        import torch
+
+        torch.set_num_threads(options.threads)
+    return Job(
+        dataset_ref=options.dataset,
+        method=options.method,
+        size=options.size,
+        seed=options.seed,
+        runs_dir=Path(options.runs),
+        data_root=options.data_root,
+        overrides=methods.parse_set(options.assignments),
+        device=options.device,
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """`musicrec run`: build the stages, by notebooks or directly; the last line on stdout is one JSON object."""
+    start = time.perf_counter()
+    job = make_job(options)
+    if options.dry_run:
+        from musicrec_kit.forecast import forecast
+
+        print(forecast(job).to_string(index=False))
+        return 0
+    pick_device(options.device)
+    _ = job.keys  # a missing file is refused before anything is built
+    if options.until is not None and options.until not in job.stages:
+        raise Refused(f"--until {options.until}: method {job.method} has the stages {', '.join(job.stages)}")
+    if not options.no_notebooks:
+        _run_notebooks(job, options.until)
+    metrics = job.build(options.until)
+    if metrics is None:
+        return 0
+    from musicrec_kit import tables
+
+    print(tables.show(tables.run_table(job.run_folder)))
+    print(f"\nrun folder: {os.path.relpath(job.run_folder)}")
+    if not options.no_notebooks:
+        print(f"notebooks:  {os.path.relpath(job.run_folder / 'notebooks')} (executed; open them with: jupyter lab)")
+    main_list = metrics["main_list"]
+    keys = [f"test/{main_list}/{metric}" for metric in ("hr@10", "ndcg@10")]
+    line = {"run": str(job.run_folder), "dataset": job.dataset_name, "method": job.method, "variant": job.variant}
+    line |= {"size": job.size, "seed": job.seed, "main_list": main_list, **{key: metrics[key] for key in keys}}
+    print(json.dumps({**line, "seconds": round(time.perf_counter() - start, 1)}))
+    return 0
+
+
+def _run_notebooks(job: Job, until: str | None) -> None:
+    from musicrec_kit import notebooks
+
+    if job.settings.tokenizer.codes > job.dataset.n_items and "tokenizer" in job.stages:
+        job._refuse_more_codes_than_items()
+    try:
+        notebooks.execute_all(job, until)
+    except (Refused, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise StageFailed(getattr(error, "ename", "") or "notebook", error) from error
+
+
+def find_run(name: str, folder: str) -> runs.Run:
+    """Return a run by its folder, or by its name as `musicrec list` prints it."""
+    if (Path(name) / "stages.json").is_file():
+        return runs.load_run(name)
+    found = [run for run in runs.list_runs(_runs_dir(folder)) if run.name == name]
+    if not found:
+        raise Refused(f"no run {name!r}: it is neither a run folder nor listed by `musicrec list --runs {folder}`")
+    return found[0]
+
+
+def _runs_dir(folder: str) -> Path:
+    return Path(folder) if Path(folder).is_absolute() else methods.home() / folder
+
+
+def show_list(options: argparse.Namespace) -> int:
+    """`musicrec list`: one line per finished run."""
+    found = runs.list_runs(_runs_dir(options.runs))
+    for each in found:
+        print(each.name)
+    if not found:
+        print(f"no finished runs in {options.runs}; make one with: musicrec run demo_tiny --size smoke", file=sys.stderr)
+    return 0
+
+
+def results(options: argparse.Namespace) -> int:
+    """`musicrec results`: one row per run and list."""
+    from musicrec_kit import tables
+
+    table = runs.results_table(_runs_dir(options.runs))
+    if options.dataset:
+        table = table[table.dataset == options.dataset]
+    print(tables.show(tables.results_wide(table, [f"test/{m}" for m in options.metric.split(",")])))
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """`musicrec compare`: the settings that differ and a paired comparison of the lists of record."""
+    from musicrec_kit import tables
+
+    first, second = (find_run(name, options.runs) for name in options.run)
+    print(tables.show(tables.differing_settings(first, second)))
+    print(tables.show(tables.paired(first, second)))
+    return 0
+
+
+def recommend(options: argparse.Namespace) -> int:
+    """`musicrec recommend`: titles, scores and IDs of the next items after a history."""
+    from musicrec_kit import tables
+    from musicrec_kit.recommender import Recommender
+
+    recommender = Recommender.load(find_run(options.run, options.runs).folder)
+    print(tables.show(recommender.recommend([options.history], options.k)))
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """`musicrec doctor`: what a data set holds, beside what was published."""
+    from musicrec_kit import tables
+
+    job = make_job(options)
+    print(tables.show(tables.data_report(job.dataset, job.settings.data.expected)))
+    return 0
+
+
+def clean(options: argparse.Namespace) -> int:
+    """`musicrec clean`: remove stage results that no finished run points to."""
+    import shutil
+
+    folder = _runs_dir(options.runs)
+    kept = {run.stage(stage) for run in runs.list_runs(folder) for stage in run.stages}
+    unused = [path for path in sorted(folder.glob("*/stages/*/*")) if path.is_dir() and path.resolve() not in kept]
+    for path in unused:
+        print(("removed " if options.yes else "would remove ") + os.path.relpath(path))
+        if options.yes:
+            shutil.rmtree(path)
+    return 0
+
+
+COMMANDS = {
+    "run": run,
+    "list": show_list,
+    "results": results,
+    "compare": compare,
+    "recommend": recommend,
+    "doctor": doctor,
+    "clean": clean,
+}

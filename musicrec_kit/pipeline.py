@@ -1,0 +1,470 @@
+"""The stages in order: the only module that knows all of them.
+
+A `Job` is one run's request. Its keys follow from settings and input files alone, so that what is done is found again and
+what is missing is built, upstream first, when somebody asks for a result. Notebooks and the command line use the same `Job`.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import yaml
+
+from musicrec_kit import methods, runs
+from musicrec_kit.params import Refused, Settings, Size
+
+if TYPE_CHECKING:
+    from musicrec_kit.data import Dataset, Sequences
+    from musicrec_kit.evaluation import Rankings
+    from musicrec_kit.features import Features
+    from musicrec_kit.generation import Generator
+    from musicrec_kit.ids import SemanticIds
+    from musicrec_kit.sequential import ItemVectors
+    from musicrec_kit.tokenizers import ItemCodes
+
+log = logging.getLogger(__name__)
+
+STAGES = ("data", "features", "cf", "tokenizer", "ids", "generator", "rank", "evaluate")
+
+# raised by hand when a stage's results change for equal settings: what was built before is then built again
+VERSIONS = {"data": 1, "features": 1, "cf": 1, "tokenizer": 1, "ids": 1, "generator": 1, "rank": 1, "evaluate": 1}
+
+PATH_FIELDS = ("interactions", "items", "images", "tags", "descriptions")
+
+
+class StageFailed(RuntimeError):
+    """A stage died of something that is not the user's settings or data; the command line exits with 3."""
+
+    def __init__(self, stage: str, cause: BaseException) -> None:
+        super().__init__(f"stage {stage} failed: {type(cause).__name__}: {cause}")
+        self.stage = stage
+
+
+def pick_device(device: str = "auto") -> str:
+    """Return cuda, mps or cpu: the one asked for, or for `auto` the best that this machine has."""
+    import torch
+
+    found = ["cpu"] + (["cuda"] if torch.cuda.is_available() else []) + (["mps"] if torch.backends.mps.is_available() else [])
+    if device == "auto":
+        return "cuda" if "cuda" in found else found[-1]
+    if device.split(":")[0] not in found:
+        raise Refused(f"--device {device}: this machine has {', '.join(found)}; use one of them or auto")
+    return device
+
+
+def fingerprint_path(path: Path) -> str:
+    """Return the sha256 of a file, or for a folder that of its files' names and sizes."""
+    if path.is_file():
+        return runs.sha256_file(path)
+    listing = [(str(f.relative_to(path)), f.stat().st_size) for f in sorted(path.rglob("*")) if f.is_file()]
+    return runs.key_of(listing)
+
+
+@dataclass
+class Job:
+    """One run's request: dataset x method x size x seed, with what differs from the files.
+
+    Results are made on first use and kept: `job.dataset`, `job.features`, `job.item_vectors`, `job.tokenizer`, `job.ids`,
+    `job.generator`, `job.rankings`, `job.metrics`.
+    """
+
+    dataset_ref: str
+    method: str = "musicrec"
+    size: Size = "small"
+    seed: int = 0
+    runs_dir: Path = Path("runs")
+    data_root: str | Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    results: dict[str, runs.StageResult] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.runs_dir = Path(self.runs_dir)
+        if not self.runs_dir.is_absolute():
+            self.runs_dir = methods.home() / self.runs_dir
+        self.settings: Settings = methods.resolve(self.dataset_ref, self.method, self.size, self.overrides)
+        self.dataset_name = methods.dataset_name(self.dataset_ref)
+        self.root = methods.data_root(self.dataset_ref, self.data_root)
+        self._check_modalities()
+
+    def _check_modalities(self) -> None:
+        if "tokenizer" not in self.stages:
+            return
+        for modality in self.settings.modalities:
+            if modality not in self.settings.features:
+                known = ", ".join(self.settings.features) or "none"
+                raise Refused(
+                    f"method {self.method} needs features of {modality!r}, but data set {self.dataset_name} names {known}; "
+                    f"give --set features.{modality}.file=FILE, or choose another method"
+                    + (", or --set ids.source=published" if self.settings.ids.files else "")
+                )
+
+    # --- which stages, and their keys ------------------------------------------------------------------------------
+
+    @cached_property
+    def stages(self) -> tuple[str, ...]:
+        """Return the names of the stages that this method has, in order."""
+        settings = self.settings
+        if settings.family == "heuristic":
+            return ("data", "rank", "evaluate")
+        if settings.ids.source == "published":
+            return ("data", "ids", "generator", "rank", "evaluate")
+        cf = ("cf",) if settings.tokenizer.alpha > 0 or settings.tokenizer.beta > 0 else ()
+        return ("data", "features", *cf, "tokenizer", "ids", "generator", "rank", "evaluate")
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """Return name -> path of every input file; a missing one is refused, saying where it was looked for."""
+        data = self.settings.data
+        named = {name: getattr(data, name) for name in PATH_FIELDS if getattr(data, name, None)}
+        named |= {f"features.{m}": f.file for m, f in self._used_features().items() if f.file}
+        if self.settings.ids.source == "published":
+            if not self.settings.ids.files:
+                raise Refused(f"ids.source=published: data set {self.dataset_name} names no ID files (`ids:` in its YAML)")
+            named |= {f"ids.{view}": file for view, file in self.settings.ids.files.items()}
+        paths = {name: self.root / str(file) for name, file in named.items()}
+        for name, path in paths.items():
+            if not path.exists():
+                raise Refused(f"{self.dataset_name}: {name} is not at {path}; give the folder that holds it with --data-root")
+        return paths
+
+    def _used_features(self) -> dict[str, Any]:
+        if "features" not in self.stages:
+            return {}
+        return {m: self.settings.features[m] for m in self.settings.modalities if m in self.settings.features}
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """Return stage -> key of every stage of this method, computed without building anything."""
+        return {stage: runs.key_of(self._identity(stage)) for stage in self._keyed_stages()}
+
+    def _keyed_stages(self) -> list[str]:
+        expanded: list[str] = []
+        for stage in self.stages:
+            expanded += [f"features.{m}" for m in self._used_features()] if stage == "features" else [stage]
+        return expanded
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        return {name: fingerprint_path(path) for name, path in self.files.items()}
+
+    def _identity(self, stage: str) -> dict[str, Any]:
+        settings, inputs = self._own(stage)
+        return {"stage": stage, "settings": settings, "inputs": inputs, "version": VERSIONS[stage.split(".")[0]]}
+
+    def _own(self, stage: str) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return a stage's own settings and the keys that it reads."""
+        s, seed = self.settings, {"seed": self.seed}
+        kind, _, modality = stage.partition(".")
+        inputs = {name: self._key(name) for name in self._reads(kind)}
+        if kind == "data":
+            drop = {*PATH_FIELDS, "history", "expected"} | ({"demo"} if s.data.source != "demo" else set())
+            own = {"name": self.dataset_name, **s.data.model_dump(mode="json", exclude=drop)}
+            inputs = {f: h for f, h in self._hashes.items() if f in PATH_FIELDS}
+        elif kind == "features":
+            own = {"modality": modality, **s.features[modality].model_dump(mode="json", exclude={"file", "batch", "same_as"})}
+            inputs |= {f: h for f, h in self._hashes.items() if f == stage}
+        elif kind == "cf":
+            own = {**s.cf.model_dump(mode="json"), "history": s.data.history, **seed}
+        elif kind == "tokenizer":
+            own = {**s.tokenizer.model_dump(mode="json"), "modalities": list(s.modalities), **seed}
+        elif kind == "ids":
+            own = {**s.ids.model_dump(mode="json", exclude={"files", "tie_shared_tokens", "separators", "tokens"}), **seed}
+            own["views"] = {view: list(streams) for view, streams in s.views.items()}
+            inputs |= {f: h for f, h in self._hashes.items() if f.startswith("ids.")}
+        elif kind == "generator":
+            own = {**s.generator.model_dump(mode="json"), "history": s.data.history, **seed}
+            own |= s.ids.model_dump(mode="json", include={"tie_shared_tokens", "separators", "tokens"})
+        elif kind == "rank":
+            own = {"family": s.family, "history": s.data.history, **seed}
+            own |= s.rank.model_dump(mode="json", exclude={"batch", "merge"}) if s.family == "generative" else {}
+            own |= s.counter.model_dump(mode="json") if s.family == "heuristic" else {}
+        else:
+            own = {"main_list": self.main_list}
+        return own, inputs
+
+    def _reads(self, kind: str) -> list[str]:
+        features = [f"features.{m}" for m in self._used_features()]
+        reads = {
+            "data": [],
+            "features": ["data"],
+            "cf": ["data"],
+            "tokenizer": [*features, *(["cf"] if "cf" in self.stages else [])],
+            "ids": ["tokenizer"] if "tokenizer" in self.stages else ["data"],
+            "generator": ["data", "ids"],
+            "rank": ["data", "generator"] if "generator" in self.stages else ["data"],
+            "evaluate": ["data", "rank"],
+        }
+        return reads[kind]
+
+    def _key(self, stage: str) -> str:
+        return runs.key_of(self._identity(stage))
+
+    @property
+    def main_list(self) -> str:
+        """Return the name of the list of record."""
+        s = self.settings
+        if s.main_list:
+            return s.main_list
+        if s.family == "heuristic":
+            return "main"
+        return s.rank.merge if len(s.views) > 1 else "main"
+
+    # --- building --------------------------------------------------------------------------------------------------
+
+    def _build(self, stage: str, build: Callable[[Path], None]) -> Path:
+        if stage not in self.results:
+            own, inputs = self._own(stage)
+            try:
+                self.results[stage] = runs.run_stage(
+                    self.runs_dir, self.dataset_name, stage, own, inputs, VERSIONS[stage.split(".")[0]], build
+                )
+            except (Refused, KeyboardInterrupt, SystemExit, StageFailed):
+                raise
+            except Exception as error:
+                raise StageFailed(stage, error) from error
+        return self.results[stage].folder
+
+    @cached_property
+    def torch_device(self) -> str:
+        """Return the device that models run on."""
+        return pick_device(self.device)
+
+    @cached_property
+    def dataset(self) -> "Dataset":
+        """Return stage 01's result: interactions, items, split, manifest."""
+        from musicrec_kit import data
+
+        def build(folder: Path) -> None:
+            data.load_dataset(self.settings.data, self.dataset_name, self.root, folder).save(folder)
+
+        return data.Dataset.load(self._build("data", build))
+
+    @cached_property
+    def sequences(self) -> "Sequences":
+        """Return every user's items in order of time."""
+        return self.dataset.sequences()
+
+    @cached_property
+    def features(self) -> "dict[str, Features]":
+        """Return stage 02's result: modality -> matrix [items, dim] with a mask of the items that have it."""
+        from musicrec_kit import features
+
+        found = {}
+        for modality, params in self._used_features().items():
+
+            def build(folder: Path, modality: str = modality, params: Any = params) -> None:
+                made = features.extract(self.dataset, modality, params, folder, self.torch_device, self.root)
+                made.save(folder)
+
+            found[modality] = features.Features.load(self._build(f"features.{modality}", build), modality)
+        return found
+
+    @cached_property
+    def item_vectors(self) -> "ItemVectors | None":
+        """Return z_cf [items, dim] of a SASRec trained on the training part, or None where no loss asks for it."""
+        if "cf" not in self.stages:
+            return None
+        from musicrec_kit import sequential
+
+        def build(folder: Path) -> None:
+            settings = self.settings
+            sequential.fit_item_vectors(
+                self.sequences, settings.cf, settings.data.history, folder, self.seed, self.torch_device
+            ).save(folder)
+
+        return sequential.ItemVectors.load(self._build("cf", build))
+
+    @cached_property
+    def _tokenizer(self) -> "tuple[Any, ItemCodes]":
+        from musicrec_kit import tokenizers
+
+        def build(folder: Path) -> None:
+            self._refuse_more_codes_than_items()
+            tokenizer, codes = tokenizers.fit(
+                self.features, self.item_vectors, self.settings.tokenizer, folder, self.seed, self.torch_device
+            )
+            tokenizer.save(folder)
+            codes.save(folder)
+
+        folder = self._build("tokenizer", build)
+        return tokenizers.load(folder), tokenizers.ItemCodes.load(folder)
+
+    def _refuse_more_codes_than_items(self) -> None:
+        codes, items = self.settings.tokenizer.codes, self.dataset.n_items
+        if codes > items:
+            raise Refused(
+                f"tokenizer.codes={codes} is more than the {items} items of {self.dataset_name}: "
+                f"k-means cannot start {codes} codes from {items} items; set tokenizer.codes to {items} or fewer"
+            )
+
+    @property
+    def tokenizer(self) -> Any:
+        """Return the fitted item tokenizer."""
+        return self._tokenizer[0]
+
+    @property
+    def codes(self) -> "ItemCodes":
+        """Return stage 03's result: the codes of every item, collisions and all."""
+        return self._tokenizer[1]
+
+    @cached_property
+    def ids(self) -> "SemanticIds":
+        """Return stage 04's result: item -> codes per view, collisions resolved."""
+        from musicrec_kit import ids
+
+        def build(folder: Path) -> None:
+            if self.settings.ids.source == "published":
+                paths = {view: self.files[f"ids.{view}"] for view in self.settings.ids.files}
+                ids.import_index(paths, self.dataset.n_items).save(folder)
+            else:
+                ids.make_ids(self.codes, self.settings.views, self.settings.ids, self.seed).save(folder)
+
+        return ids.SemanticIds.load(self._build("ids", build))
+
+    @cached_property
+    def generator(self) -> "Generator":
+        """Return stage 05's result: the trained T5 with its vocabulary."""
+        from musicrec_kit import generation
+
+        def build(folder: Path) -> None:
+            generation.fit_generator(
+                self.sequences,
+                self.ids,
+                self.settings.generator,
+                self.settings.ids,
+                self.settings.data.history,
+                folder,
+                self.seed,
+                self.torch_device,
+            ).save(folder)
+
+        folder = self._build("generator", build)
+        return generation.Generator.load(folder, self.ids, self.torch_device)
+
+    @cached_property
+    def rankings(self) -> "Rankings":
+        """Return stage 06's result: every list of both held-out splits, plain and without the history."""
+        from musicrec_kit import evaluation
+
+        def build(folder: Path) -> None:
+            self._rank().save(folder)
+
+        return evaluation.Rankings.load(self._build("rank", build))
+
+    def _rank(self) -> "Rankings":
+        from musicrec_kit import data, evaluation
+
+        sequences, history = self.sequences, self.settings.data.history
+        counters = evaluation.counter_scores(sequences)
+        users, targets, lists = {}, {}, {}
+        for split in ("valid", "test"):
+            examples = data.held_out(sequences, split, history)
+            whole = data.held_out(sequences, split, 10**9)
+            users[split], targets[split] = examples.users, examples.target
+            found = {}
+            for name, score in counters.items():
+                found |= dict(zip((name, f"{name}/no_history"), evaluation.rank_by_scores(score, examples, whole, sequences)))
+            if self.settings.family == "heuristic":
+                kind = self.settings.counter.kind
+                found |= {f"main{end}": found[f"{kind}{end}"] for end in ("", "/no_history")}
+            else:
+                from musicrec_kit import generation
+
+                found |= generation.rank(self.generator, sequences, examples, whole, self.settings.rank, self.seed)
+            lists |= {(split, name): ranked for name, ranked in found.items()}
+        return evaluation.Rankings(users, targets, lists)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """Return the run's metrics.json; writes the run folder, metrics last."""
+        from musicrec_kit import evaluation
+
+        def build(folder: Path) -> None:
+            about = {
+                "dataset": self.dataset_name,
+                "fingerprint": self.dataset.manifest["fingerprint"],
+                "users": self.dataset.n_users,
+                "items": self.dataset.n_items,
+                "main_list": self.main_list,
+            }
+            runs.write_json(folder / "metrics.json", {**about, **evaluation.summarize(self.rankings)})
+            runs.write_table(folder / "per_user.parquet", evaluation.per_user(self.rankings, self.sequences))
+
+        folder = self._build("evaluate", build)
+        return self._write_run(folder)
+
+    def _write_run(self, evaluated: Path) -> dict[str, Any]:
+        folder = self.run_folder
+        _ = self.rankings
+        stages = {stage: self.keys[stage] for stage in self._keyed_stages()}
+        runs.write_text(folder / "settings.yaml", self.settings_yaml())
+        runs.write_json(folder / "versions.json", runs.versions())
+        runs.write_json(folder / "stages.json", stages)
+        seconds = {
+            stage: runs.read_json(runs.stage_folder(self.runs_dir, self.dataset_name, stage.split(".")[0], key) / "stage.json")[
+                "seconds"
+            ]
+            for stage, key in stages.items()
+        }
+        runs.write_json(folder / "timings.json", {**seconds, "total": round(sum(seconds.values()), 3)})
+        for name, source in (("rankings.parquet", self.results["rank"].folder), ("per_user.parquet", evaluated)):
+            with runs.atomic(folder / name) as part:
+                part.write_bytes((source / name).read_bytes())
+        metrics = runs.read_json(evaluated / "metrics.json")
+        runs.write_json(folder / "metrics.json", metrics)
+        return metrics
+
+    @property
+    def variant(self) -> str:
+        """Return "" or "+...": what differs from the method's file."""
+        return methods.variant_name(self.overrides)
+
+    @property
+    def run_folder(self) -> Path:
+        """Return the folder of this run."""
+        return runs.run_folder(self.runs_dir, self.dataset_name, self.method, self.variant, self.size, self.seed)
+
+    def settings_yaml(self) -> str:
+        """Return the resolved settings with what was asked, as YAML."""
+        asked = {"dataset": str(self.dataset_ref), "method": self.method, "size": self.size, "seed": self.seed}
+        request = {"request": {**asked, "overrides": dict(self.overrides)}}
+        return yaml.safe_dump({**request, **self.settings.model_dump(mode="json")}, sort_keys=False, allow_unicode=True)
+
+    def build(self, until: str | None = None) -> dict[str, Any] | None:
+        """Build every stage up to and including `until` (None: all), and return the metrics when they are there."""
+        if until is not None and until not in self.stages:
+            raise Refused(f"--until {until}: method {self.method} has the stages {', '.join(self.stages)}")
+        makers: dict[str, Callable[[], Any]] = {
+            "data": lambda: self.dataset,
+            "features": lambda: self.features,
+            "cf": lambda: self.item_vectors,
+            "tokenizer": lambda: self.codes,
+            "ids": lambda: self.ids,
+            "generator": lambda: self.generator,
+            "rank": lambda: self.rankings,
+            "evaluate": lambda: self.metrics,
+        }
+        for stage in self.stages:
+            start = time.perf_counter()
+            makers[stage]()
+            if stage in self.results and not self.results[stage].reused:
+                log.info("%s: %.1f s", stage, time.perf_counter() - start)
+            if stage == until:
+                return self.metrics if stage == "evaluate" else None
+        return self.metrics
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per stage: its key, its folder, and whether it is complete."""
+        rows = []
+        for stage, key in self.keys.items():
+            folder = runs.stage_folder(self.runs_dir, self.dataset_name, stage.split(".")[0], key)
+            state = "done" if (folder / "stage.json").is_file() else "to do"
+            rows.append({"stage": stage, "key": key, "state": state, "folder": os.path.relpath(folder, self.runs_dir)})
+        return pd.DataFrame(rows)
