@@ -129,8 +129,9 @@ class PrefixTree:
         """Return the same tree with torch tensors on `device`."""
         import torch
 
-        arrays = [field.name for field in fields(self) if field.name not in ("max_branch", "eos")]
-        return replace(self, **{name: torch.as_tensor(getattr(self, name)).to(device) for name in arrays})
+        names = [field.name for field in fields(self) if field.name not in ("max_branch", "eos")]
+        arrays: dict[str, Any] = {name: torch.as_tensor(getattr(self, name)).to(device) for name in names}
+        return replace(self, **arrays)
 
 
 def _closed(tokens: np.ndarray, lengths: np.ndarray, eos: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Semantic IDs: the codes of every item, per view, with collisions resolved and counted.
 
-A view writes an item as one or several *segments*, one per stream (= modality): MusicRec has a view per modality, MGR-LF
-one view of two segments. The segments of a view stand side by side in one matrix of codes.
+A view writes an item as one or several *segments*, one per stream (= modality): MusicRec has a view per modality,
+MGR-LF one view of two segments. The segments of a view stand side by side in one matrix of codes.
 """
 
 import logging
@@ -29,7 +29,7 @@ class SemanticIds:
     """The semantic ID of every item in every view.
 
     Attributes:
-        views: view -> codes int32 [items, levels]; -1 where a level is null (all levels: the item has no ID in this view).
+        views: view -> codes int32 [items, levels]; -1 where a level is null (all of them: the item has no ID here).
         suffix: view -> int32 [items], 0 where not needed; a view writes suffix tokens only if any is above 0.
         segments: view -> ((stream, levels), ...) in the order in which they are written.
         sizes: view -> codes per level.
@@ -128,7 +128,7 @@ def _resolve(codes: ItemCodes, stream: str, method: str) -> np.ndarray:
 
 
 def report(method: str, before: np.ndarray, after: np.ndarray, suffix: np.ndarray) -> dict[str, Any]:
-    """Return the record of one view's collisions: counts before and after, items whose codes changed, items suffixed."""
+    """Return the record of one view's collisions: counts before and after, items that changed or got a suffix."""
     return {
         "method": method,
         "before": collisions.count(before),

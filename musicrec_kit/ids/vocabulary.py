@@ -18,6 +18,7 @@ from musicrec_kit.ids.semantic_ids import NULL, SemanticIds
 from musicrec_kit.params import IdsParams, Refused
 
 PAD, EOS = 0, 1
+Key = tuple[str | int, ...]
 MGR_NAMES = {"text": "txt", "image": "img"}
 
 
@@ -26,7 +27,7 @@ class Block:
     """A run of consecutive tokens that mean the same kind of thing: token = first + value."""
 
     kind: str  # "prompt", "separator", "code" or "suffix"
-    key: tuple[str | int, ...]  # prompt: task; code: stream ("" where tied), level; suffix: view
+    key: Key  # prompt: task; code: stream ("" where tied), level; suffix: view
     first: int
     size: int
 
@@ -56,9 +57,7 @@ class Vocabulary:
         `params.tie_shared_tokens`: one token per shared code instead of one per stream (lineage row 24).
         `params.separators`: k - 1 different tokens for k segments of a view (MGR section 3.2, lineage row 49).
         """
-        sizes: list[tuple[str, tuple[str | int, ...], int]] = [
-            ("prompt", (task,), prompt_tokens) for task in range(tasks)
-        ]
+        sizes: list[tuple[str, Key, int]] = [("prompt", (task,), prompt_tokens) for task in range(tasks)]
         if params.separators:
             sizes += [("separator", (), max(len(segments) for segments in ids.segments.values()) - 1)]
         sizes += [("code", key, size) for key, size in _code_sizes(ids, params.tie_shared_tokens).items()]
@@ -88,7 +87,7 @@ class Vocabulary:
         return self.write(view, self.ids.views[view], self.ids.suffix[view])
 
     def write(self, view: str, codes: np.ndarray, suffix: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return tokens and lengths as `tokens_of` does, for codes [rows, levels] that need not be items of the data."""
+        """Return tokens and lengths as `tokens_of` does, for codes [rows, levels] of items that may be new."""
         codes = np.asarray(codes, np.int32)
         columns, started, at = [], np.zeros(len(codes), bool), 0
         for number, (stream, levels) in enumerate(self.ids.segments[view]):
@@ -164,7 +163,7 @@ class Vocabulary:
         return tuple(dict.fromkeys(stream for segments in self.ids.segments.values() for stream, _ in segments))
 
     @cached_property
-    def _blocks_by_key(self) -> dict[tuple[str | int, ...], Block]:
+    def _blocks_by_key(self) -> dict[Key, Block]:
         return {(block.kind, *block.key): block for block in self.blocks}
 
     def _block(self, kind: str, *key: str | int) -> Block:
@@ -178,14 +177,17 @@ class Vocabulary:
         if block.kind == "code":
             return code_name(str(block.key[0]), int(block.key[1]), value, self.ids.shared_levels, self.params.tokens)
         label = {"prompt": "task", "separator": "sep", "suffix": "dup"}[block.kind]
-        return f"<{':'.join([label, *map(str, block.key)])}.{value}>"
+        number = value + 1 if block.kind == "separator" else value  # MGR counts them s_1 ... s_{k-1}
+        return f"<{':'.join([label, *map(str, block.key)])}.{number}>"
 
 
 def code_name(stream: str, level: int, code: int, shared_levels: int, tokens: str) -> str:
     """Return the written form of one code; `stream` is empty for a token that all streams share.
 
-    >>> code_name("text", 0, 7, 2, "musicrec"), code_name("image", 2, 3, 2, "musicrec"), code_name("text", 0, 214, 0, "mgr")
-    ('<s1.7>', '<A.3>', '<txt-1-214>')
+    >>> code_name("text", 0, 7, 2, "musicrec"), code_name("image", 2, 3, 2, "musicrec")
+    ('<s1.7>', '<A.3>')
+    >>> code_name("text", 0, 214, 0, "mgr")
+    '<txt-1-214>'
     """
     if tokens == "mgr":
         return f"<{MGR_NAMES.get(stream, stream or 'shared')}-{level + 1}-{code}>"
@@ -196,9 +198,9 @@ def code_name(stream: str, level: int, code: int, shared_levels: int, tokens: st
     return f"<{label}.{code}>" if stream in ("", "text", "image") else f"<{stream}:{label}.{code}>"
 
 
-def _code_sizes(ids: SemanticIds, tied: bool) -> dict[tuple[str | int, ...], int]:
-    """Return (stream, level) -> codes, in the order of views; a stream that stands in two views has one set of tokens."""
-    sizes: dict[tuple[str | int, ...], int] = {}
+def _code_sizes(ids: SemanticIds, tied: bool) -> dict[Key, int]:
+    """Return (stream, level) -> codes, in the order of views; a stream of two views has one set of tokens."""
+    sizes: dict[Key, int] = {}
     for view, segments in ids.segments.items():
         of_level = iter(ids.sizes[view])
         for stream, levels in segments:
