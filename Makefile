@@ -1,0 +1,52 @@
+# two commands: `make demo` runs the main job on the generated data set, `make test` runs every check.
+# Both make the environment in .venv first, when it is not there or pyproject.toml or constraints.txt changed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test lint types unit notebooks worlds keys clean
+
+demo: $(READY)
+	$(BIN)/musicrec run demo --size small
+	@echo
+	@echo "Where to look next:"
+	@echo "  $(BIN)/jupyter lab notebooks/00_start_here.ipynb      the whole story on one page"
+	@echo "  $(BIN)/jupyter lab notebooks/04_codebook_usage_and_ami.ipynb      the codebook inspector"
+	@echo "  $(BIN)/musicrec run DATASET.yaml --size small      your own data: README, section 'Your own data'"
+
+test: $(READY) lint types unit notebooks
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+unit: $(READY)
+	$(BIN)/python -m pytest tests musicrec_kit
+
+notebooks: $(READY)
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
+
+worlds: $(READY)
+	$(BIN)/python -m musicrec_kit.sweep params/sweeps/demo_worlds.yaml
+
+keys: $(READY)
+	$(BIN)/python -c "from pathlib import Path; from musicrec_kit import params; Path('params/KEYS.md').write_text(params.keys_page())"
+
+# uv makes the environment in seconds; where it cannot be had, or fails, pip does the same in minutes
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "needs Python 3.11 or newer; give one with make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@{ $(BIN)/python -m pip install --quiet uv 2>/dev/null && \
+	   UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,offline,grid]'; } || \
+	 { echo "uv did not work here; installing with pip (minutes)"; \
+	   $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,offline,grid]'; }
+	@touch $(READY)
+
+clean:
+	rm -rf .venv runs out
