@@ -1,0 +1,124 @@
+"""Settings refuse nonsense, name the nearest real key, and merge in the stated order."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from musicrec_kit import methods, params
+from musicrec_kit.params import Refused
+
+
+@pytest.mark.parametrize(
+    ("assignment", "hint"),
+    [
+        ("tokenizer.codebok_size=9", "tokenizer.codes"),
+        ("tokenizer.shard_levels=1", "tokenizer.shared_levels"),
+        ("generater.lr=1", "generator"),
+        ("rank.num_beams=5", "rank.beam"),
+        ("features.text.encodr=minilm", "features.text.encoder"),
+        ("data.demo.user=10", "data.demo.users"),
+    ],
+)
+def test_an_unknown_key_names_itself_and_the_nearest_real_one(assignment: str, hint: str) -> None:
+    with pytest.raises(Refused, match="unknown setting") as caught:
+        methods.resolve("demo_tiny", "musicrec", "smoke", methods.parse_set([assignment]))
+    assert assignment.split("=", maxsplit=1)[0] in str(caught.value)
+    assert f"did you mean {hint}?" in str(caught.value)
+
+
+def test_every_fault_is_told_in_one_message() -> None:
+    with pytest.raises(Refused) as caught:
+        methods.resolve("demo_tiny", "musicrec", "smoke", {"tokenizer": {"codes": 1, "tau": 0}, "rank": {"beam": 0}})
+    for name in ("tokenizer.codes", "tokenizer.tau", "rank.beam"):
+        assert name in str(caught.value)
+
+
+def test_levels_must_add_up() -> None:
+    with pytest.raises(Refused, match=r"must equal tokenizer\.levels"):
+        methods.resolve("demo_tiny", "musicrec", "smoke", {"tokenizer": {"shared_levels": 3}})
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
+    assert (
+        methods.resolve("demo_tiny", "musicrec", "smoke", methods.parse_set(["tokenizer.lr=1e-3"])).tokenizer.lr == 1e-3
+    )
+
+
+def test_precedence_is_size_dataset_method_run(tmp_path: Path) -> None:
+    dataset = tmp_path / "mine.yaml"
+    dataset.write_text(
+        "source: lcrec\ninteractions: a.json\nfeatures: {text: t.npy, image: i.npy}\ncf: {dim: 8, epochs: 7}\n"
+    )
+    method = tmp_path / "row.yaml"
+    method.write_text("base: musicrec\ncf: {epochs: 9, lr: 0.5}\npaper: {cf: {epochs: 11}}\n")
+    small = methods.resolve(str(dataset), str(method), "small", {"cf": {"lr": 0.25}})
+    assert (small.cf.dim, small.cf.epochs, small.cf.lr) == (8, 9, 0.25)
+    assert small.cf.batch == yaml.safe_load(methods.find("sizes", "small").read_text())["cf"]["batch"]
+    assert methods.resolve(str(dataset), str(method), "paper").cf.epochs == 11
+    assert small.features["text"].file == "t.npy"
+
+
+def test_a_list_replaces_and_a_mapping_merges() -> None:
+    assert params.merge({"a": [1, 2], "b": {"c": 1}}, {"a": [3], "b": {"d": 2}}) == {"a": [3], "b": {"c": 1, "d": 2}}
+
+
+def test_same_as_copies_the_features_of_another_modality() -> None:
+    settings = methods.resolve("demo_tiny", "text_text", "smoke")
+    assert settings.features["text_b"].encoder == settings.features["text"].encoder
+    assert settings.features["text_b"].kind == "text"
+
+
+@pytest.mark.parametrize("kind", ["datasets", "methods", "sizes"])
+def test_every_shipped_file_resolves_and_says_where_values_come_from(kind: str) -> None:
+    for name in methods.names(kind):
+        text = methods.find(kind, name).read_text()
+        assert "#" in text, f"{kind}/{name}.yaml has no comment on where its values come from"
+        chosen = {"datasets": ("demo_tiny", "musicrec", "smoke")}.get(kind, ("demo_tiny", "musicrec", "smoke"))
+        dataset, method, size = chosen
+        if kind == "datasets":
+            dataset = name
+        elif kind == "methods":
+            method = name
+        else:
+            size = name
+        methods.resolve(dataset, method, size)  # type: ignore[arg-type]
+
+
+def test_size_files_never_change_data_or_protocol() -> None:
+    for name in methods.names("sizes"):
+        assert not {"data", "ids", "family", "modalities", "counter"} & set(
+            methods.read_yaml(methods.find("sizes", name))
+        )
+
+
+def test_an_unknown_name_lists_what_there_is() -> None:
+    with pytest.raises(Refused, match="did you mean 'musicrec'"):
+        methods.resolve("demo_tiny", "musicrecc", "smoke")
+
+
+@pytest.mark.parametrize(("text", "why"), [("a: [", "not valid YAML"), ("- 1", "must hold a mapping")])
+def test_a_bad_yaml_file_is_refused_by_name(tmp_path: Path, text: str, why: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(Refused, match=why) as caught:
+        methods.resolve(str(path), "musicrec", "smoke")
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["tokenizer.codes", "=4"])
+def test_set_wants_key_and_value(text: str) -> None:
+    with pytest.raises(Refused, match="KEY=VALUE"):
+        methods.parse_set([text])
+
+
+def test_keys_page_is_what_the_settings_classes_say() -> None:
+    page = Path(__file__).parents[1] / "params" / "KEYS.md"
+    assert page.read_text() == params.keys_page(), "params/KEYS.md is stale: make keys"
+
+
+def test_long_variants_become_a_hash_and_equal_overrides_one_name() -> None:
+    overrides = {"generator": {"tasks": ["next", "align"]}, "tokenizer": {"alpha": 0}}
+    name = methods.variant_name(overrides)
+    assert name == methods.variant_name(dict(reversed(overrides.items())))
+    assert len(name) == 11
