@@ -1,7 +1,8 @@
 """The stages in order: the only module that knows all of them.
 
-A `Job` is one run's request. Its keys follow from settings and input files alone, so that what is done is found again and
-what is missing is built, upstream first, when somebody asks for a result. Notebooks and the command line use the same `Job`.
+A `Job` is one run's request. Its keys follow from settings and input files alone, so that what is done is found again
+and what is missing is built, upstream first, when somebody asks for a result. Notebooks and the command line use the
+same `Job`.
 """
 
 import logging
@@ -35,7 +36,7 @@ STAGES = ("data", "features", "cf", "tokenizer", "ids", "generator", "rank", "ev
 # raised by hand when a stage's results change for equal settings: what was built before is then built again
 VERSIONS = {"data": 1, "features": 1, "cf": 1, "tokenizer": 1, "ids": 1, "generator": 1, "rank": 1, "evaluate": 1}
 
-PATH_FIELDS = ("interactions", "items", "images", "tags", "descriptions")
+PATH_FIELDS = ("interactions", "items", "images", "tags", "descriptions", "item2id")
 
 
 class StageFailed(RuntimeError):
@@ -50,7 +51,11 @@ def pick_device(device: str = "auto") -> str:
     """Return cuda, mps or cpu: the one asked for, or for `auto` the best that this machine has."""
     import torch
 
-    found = ["cpu"] + (["cuda"] if torch.cuda.is_available() else []) + (["mps"] if torch.backends.mps.is_available() else [])
+    found = (
+        ["cpu"]
+        + (["cuda"] if torch.cuda.is_available() else [])
+        + (["mps"] if torch.backends.mps.is_available() else [])
+    )
     if device == "auto":
         return "cuda" if "cuda" in found else found[-1]
     if device.split(":")[0] not in found:
@@ -70,8 +75,8 @@ def fingerprint_path(path: Path) -> str:
 class Job:
     """One run's request: dataset x method x size x seed, with what differs from the files.
 
-    Results are made on first use and kept: `job.dataset`, `job.features`, `job.item_vectors`, `job.tokenizer`, `job.ids`,
-    `job.generator`, `job.rankings`, `job.metrics`.
+    Results are made on first use and kept: `job.dataset`, `job.features`, `job.item_vectors`, `job.tokenizer`,
+    `job.ids`, `job.generator`, `job.rankings`, `job.metrics`.
     """
 
     dataset_ref: str
@@ -100,7 +105,7 @@ class Job:
             if modality not in self.settings.features:
                 known = ", ".join(self.settings.features) or "none"
                 raise Refused(
-                    f"method {self.method} needs features of {modality!r}, but data set {self.dataset_name} names {known}; "
+                    f"method {self.method} needs features of {modality!r}; data set {self.dataset_name} names {known}; "
                     f"give --set features.{modality}.file=FILE, or choose another method"
                     + (", or --set ids.source=published" if self.settings.ids.files else "")
                 )
@@ -121,18 +126,26 @@ class Job:
     @cached_property
     def files(self) -> dict[str, Path]:
         """Return name -> path of every input file; a missing one is refused, saying where it was looked for."""
+        paths = {name: self.root / file for name, file in self.named_files().items()}
+        for name, path in paths.items():
+            if not path.exists():
+                raise Refused(
+                    f"{self.dataset_name}: {name} is not at {path}; give the folder that holds it with --data-root"
+                )
+        return paths
+
+    def named_files(self) -> dict[str, str]:
+        """Return name -> file as the settings give it, of everything that this run reads."""
         data = self.settings.data
-        named = {name: getattr(data, name) for name in PATH_FIELDS if getattr(data, name, None)}
+        named = {name: str(getattr(data, name)) for name in PATH_FIELDS if getattr(data, name, None)}
         named |= {f"features.{m}": f.file for m, f in self._used_features().items() if f.file}
         if self.settings.ids.source == "published":
             if not self.settings.ids.files:
-                raise Refused(f"ids.source=published: data set {self.dataset_name} names no ID files (`ids:` in its YAML)")
+                raise Refused(
+                    f"ids.source=published: data set {self.dataset_name} names no ID files (`ids:` in its YAML)"
+                )
             named |= {f"ids.{view}": file for view, file in self.settings.ids.files.items()}
-        paths = {name: self.root / str(file) for name, file in named.items()}
-        for name, path in paths.items():
-            if not path.exists():
-                raise Refused(f"{self.dataset_name}: {name} is not at {path}; give the folder that holds it with --data-root")
-        return paths
+        return named
 
     def _used_features(self) -> dict[str, Any]:
         if "features" not in self.stages:
@@ -142,9 +155,10 @@ class Job:
     @cached_property
     def keys(self) -> dict[str, str]:
         """Return stage -> key of every stage of this method, computed without building anything."""
-        return {stage: runs.key_of(self._identity(stage)) for stage in self._keyed_stages()}
+        return {stage: runs.key_of(self._identity(stage)) for stage in self.keyed_stages()}
 
-    def _keyed_stages(self) -> list[str]:
+    def keyed_stages(self) -> list[str]:
+        """Return the stages as they are keyed: features once per modality."""
         expanded: list[str] = []
         for stage in self.stages:
             expanded += [f"features.{m}" for m in self._used_features()] if stage == "features" else [stage]
@@ -168,14 +182,20 @@ class Job:
             own = {"name": self.dataset_name, **s.data.model_dump(mode="json", exclude=drop)}
             inputs = {f: h for f, h in self._hashes.items() if f in PATH_FIELDS}
         elif kind == "features":
-            own = {"modality": modality, **s.features[modality].model_dump(mode="json", exclude={"file", "batch", "same_as"})}
+            own = {
+                "modality": modality,
+                **s.features[modality].model_dump(mode="json", exclude={"file", "batch", "same_as"}),
+            }
             inputs |= {f: h for f, h in self._hashes.items() if f == stage}
         elif kind == "cf":
             own = {**s.cf.model_dump(mode="json"), "history": s.data.history, **seed}
         elif kind == "tokenizer":
             own = {**s.tokenizer.model_dump(mode="json"), "modalities": list(s.modalities), **seed}
         elif kind == "ids":
-            own = {**s.ids.model_dump(mode="json", exclude={"files", "tie_shared_tokens", "separators", "tokens"}), **seed}
+            own = {
+                **s.ids.model_dump(mode="json", exclude={"files", "tie_shared_tokens", "separators", "tokens"}),
+                **seed,
+            }
             own["views"] = {view: list(streams) for view, streams in s.views.items()}
             inputs |= {f: h for f, h in self._hashes.items() if f.startswith("ids.")}
         elif kind == "generator":
@@ -370,7 +390,9 @@ class Job:
             users[split], targets[split] = examples.users, examples.target
             found = {}
             for name, score in counters.items():
-                found |= dict(zip((name, f"{name}/no_history"), evaluation.rank_by_scores(score, examples, whole, sequences)))
+                found |= dict(
+                    zip((name, f"{name}/no_history"), evaluation.rank_by_scores(score, examples, whole, sequences))
+                )
             if self.settings.family == "heuristic":
                 kind = self.settings.counter.kind
                 found |= {f"main{end}": found[f"{kind}{end}"] for end in ("", "/no_history")}
@@ -403,14 +425,14 @@ class Job:
     def _write_run(self, evaluated: Path) -> dict[str, Any]:
         folder = self.run_folder
         _ = self.rankings
-        stages = {stage: self.keys[stage] for stage in self._keyed_stages()}
+        stages = {stage: self.keys[stage] for stage in self.keyed_stages()}
         runs.write_text(folder / "settings.yaml", self.settings_yaml())
         runs.write_json(folder / "versions.json", runs.versions())
         runs.write_json(folder / "stages.json", stages)
         seconds = {
-            stage: runs.read_json(runs.stage_folder(self.runs_dir, self.dataset_name, stage.split(".")[0], key) / "stage.json")[
-                "seconds"
-            ]
+            stage: runs.read_json(
+                runs.stage_folder(self.runs_dir, self.dataset_name, stage.split(".")[0], key) / "stage.json"
+            )["seconds"]
             for stage, key in stages.items()
         }
         runs.write_json(folder / "timings.json", {**seconds, "total": round(sum(seconds.values()), 3)})
