@@ -16,7 +16,8 @@ class ItemCodes:
     """Codes of every item per stream (= modality), before collisions are resolved.
 
     Attributes:
-        codes: stream -> int32 [items, levels]; -1 in every level where the item lacks the modality and the tokenizer gives no code.
+        codes: stream -> int32 [items, levels]; -1 in every level where the item lacks the modality and the tokenizer
+            gives no code.
         sizes: stream -> codes per level.
         shared_levels: number of first levels that are equal in all streams; 0 for separate tokenizers.
         distances: stream -> (items int64 [m], squared distances float32 [m, levels, codes]) for the m items whose full
