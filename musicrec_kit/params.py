@@ -36,19 +36,19 @@ class DemoParams(Frozen):
     kinds: int = Field(15, ge=2, le=15, description="kinds in use; both modalities show them")
     mean_length: float = Field(9.0, ge=5, description="mean number of interactions of a shopper (at least 5 each)")
     randomness: float = Field(
-        0.15, ge=0, le=1, description="share of next items drawn uniformly: the one dial of difficulty"
+        0.1, ge=0, le=1, description="share of next items drawn uniformly: the one dial of difficulty"
     )
     copurchase: float = Field(
         0.2, ge=0, le=1, description="share of the other next items that follow the co-purchase table"
     )
     text_weight: float = Field(
-        4.0, ge=0, description="log-odds that the next item keeps the property told only by text"
+        5.0, ge=0, description="log-odds that the next item keeps the property told only by text"
     )
     image_weight: float = Field(
-        4.0, ge=0, description="log-odds that the next item keeps the property shown only by image"
+        5.0, ge=0, description="log-odds that the next item keeps the property shown only by image"
     )
     shared_weight: float = Field(
-        1.0, ge=0, description="log-odds that the next item keeps the kind, which both modalities show"
+        3.0, ge=0, description="log-odds that the next item keeps the kind, which both modalities show"
     )
     all_shared: bool = Field(False, description="null world: text and picture each show every property")
     image_side: int = Field(128, ge=32, le=1024, description="pixels of a picture's side")
@@ -237,6 +237,9 @@ class GeneratorParams(Frozen):
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.01, ge=0, le=1, description="share of steps")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="learning rate after the warm-up; MGR: linear"
+    )
     clip: float = Field(1.0, gt=0, description="gradient norm")
     dropout: float = Field(0.1, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 elsewhere")
@@ -366,3 +369,28 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def keys_page() -> str:
+    """Return `params/KEYS.md`: every dotted key with its type, default and meaning, from the settings classes."""
+    lines = [
+        "# Settings",
+        "",
+        "Generated from `musicrec_kit/params.py` by `make keys`. Use them as `--set KEY=VALUE` or in YAML.",
+        "",
+    ]
+    lines += ["| key | values | default | meaning |", "|---|---|---|---|"]
+    return "\n".join([*lines, *_key_rows(Settings, "")]) + "\n"
+
+
+def _key_rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        inner = FeatureParams if name == "features" else annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _key_rows(inner, f"{prefix}{name}." + ("MODALITY." if name == "features" else ""))
+            continue
+        kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        kind = kind.replace("typing.", "").replace("Literal", "").replace("|", "or")
+        default = field.get_default(call_default_factory=True)
+        yield f"| `{prefix}{name}` | {kind} | `{default}` | {(field.description or '').replace('|', 'or')} |"

@@ -1,0 +1,223 @@
+"""Training of the generator: tasks to batches, stages in order, and the result on disk."""
+
+import itertools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from musicrec_kit import runs, training
+from musicrec_kit.data.splits import Examples, Sequences, held_out, train_prefixes
+from musicrec_kit.generation import seq2seq, tasks
+from musicrec_kit.generation.seq2seq import SHAPES, T5
+from musicrec_kit.generation.tasks import Family, Task, TokenStore
+from musicrec_kit.ids.semantic_ids import SemanticIds
+from musicrec_kit.ids.vocabulary import PAD, Vocabulary
+from musicrec_kit.params import GeneratorParams, IdsParams, Refused
+
+log = logging.getLogger(__name__)
+
+WEIGHTS, ABOUT = "generator.safetensors", "generator.json"
+VALIDATION_BATCH = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Generator:
+    """A trained T5 with the vocabulary and the tasks that give its tokens a meaning.
+
+    Attributes:
+        families: task word -> families of tasks, over all stages.
+        history: the most recent items that the model reads.
+        log: the training's records, stage by stage.
+    """
+
+    model: T5
+    vocabulary: Vocabulary
+    families: dict[str, tuple[Family, ...]]
+    params: GeneratorParams
+    history: int
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def ids(self) -> SemanticIds:
+        """Return the semantic IDs that the generator writes."""
+        return self.vocabulary.ids
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the weights are."""
+        return self.model.embedding.weight.device
+
+    def tasks(self, word: str) -> tuple[Task, ...]:
+        """Return the tasks of a task word that were trained."""
+        return tuple(itertools.chain.from_iterable(self.families.get(word, ())))
+
+    def save(self, folder: Path) -> None:
+        """Write weights, settings and the semantic IDs."""
+        self.ids.save(folder / "ids")
+        runs.write_tensors(folder / WEIGHTS, self.model.state_dict())
+        about = {"params": self.params.model_dump(mode="json"), "ids": self.vocabulary.params.model_dump(mode="json")}
+        runs.write_json(folder / ABOUT, {**about, "history": self.history, "log": self.log})
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "Generator":
+        """Read what `save` wrote."""
+        about = runs.read_json(folder / ABOUT)
+        ids_params = IdsParams.model_validate(about["ids"])
+        params = GeneratorParams.model_validate(about["params"])
+        made = cls.untrained(SemanticIds.load(folder / "ids"), params, ids_params, about["history"])
+        weights = runs.read_tensors(folder / WEIGHTS)
+        made.model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        made.model.to(device).eval()
+        return cls(made.model, made.vocabulary, made.families, params, made.history, about["log"])
+
+    @classmethod
+    def untrained(
+        cls, ids: SemanticIds, params: GeneratorParams, ids_params: IdsParams, history: int, seed: int = 0
+    ) -> "Generator":
+        """Return a generator with initial weights: drawn, or the blocks of `params.pretrained`."""
+        words = set(params.tasks) if not params.stages else set(itertools.chain.from_iterable(params.stages))
+        families = tasks.expand(words, ids.segments)
+        n_prompts = sum(task.prompt >= 0 for family in itertools.chain(*families.values()) for task in family)
+        vocabulary = Vocabulary.from_ids(ids, ids_params, n_prompts, params.prompt_tokens)
+        model = T5(vocabulary.size, SHAPES[params.backbone], params.dropout).initialise(seed)
+        return cls(model, vocabulary, families, params, history)
+
+
+def fit_generator(
+    sequences: Sequences,
+    ids: SemanticIds,
+    params: GeneratorParams,
+    ids_params: IdsParams,
+    history: int,
+    folder: Path | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Generator:
+    """Train a generator and return it; with a folder, save it there and continue a killed training.
+
+    Stages run one after the other on the same weights, each with its own optimiser and schedule and with the same
+    number of epochs or steps (MGR A.2).
+
+    Raises:
+        Refused: a stage has no examples.
+    """
+    made = Generator.untrained(ids, params, ids_params, history, seed)
+    if params.pretrained:
+        seq2seq.load_hf_blocks(made.model, Path(params.pretrained))
+    made.model.to(device)
+    every_task = [task for word in made.families for task in made.tasks(word)]
+    store = TokenStore(made.vocabulary, sequences, every_task, device)
+    stages = params.stages or (params.tasks,)
+    for number, words in enumerate(stages):
+        place = folder if folder is None or len(stages) == 1 else folder / f"stage_{number}"
+        done = None if place is None or len(stages) == 1 else place / WEIGHTS
+        if done is not None and done.is_file():
+            weights = runs.read_tensors(done)
+            made.model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+            made.log.extend(runs.read_json(done.with_name(ABOUT)))
+            continue
+        families = [family for word in made.families if word in words for family in made.families[word]]
+        records = _fit_stage(made, store, families, sequences, number, place, seed)
+        made.log.extend(records)
+        if done is not None:
+            runs.write_json(done.with_name(ABOUT), records)
+            runs.write_tensors(done, made.model.state_dict())  # last: it marks the stage as done
+    made.model.eval()
+    if folder is not None:
+        made.save(folder)
+    return made
+
+
+def _fit_stage(
+    made: Generator,
+    store: TokenStore,
+    families: list[Family],
+    sequences: Sequences,
+    number: int,
+    folder: Path | None,
+    seed: int,
+) -> list[dict[str, Any]]:
+    params, name = made.params, f"generator stage {number}"
+    examples = train_prefixes(sequences, made.history)
+    n_examples = len(tasks.draw_epoch(store, families, examples, seed, 0).prompt)
+    if n_examples == 0:
+        raise Refused(f"{name}: no training examples for {[task.name for family in families for task in family]}")
+    in_epoch = -(-n_examples // params.batch)
+    epochs, length = _schedule(params, in_epoch)
+
+    def steps(chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+        # a chunk of training is an epoch, or a part of the steps asked for; both are cut from the same stream
+        step, stop = chunk * length, (chunk + 1) * length
+        while step < stop:
+            spans = tasks.draw_epoch(store, families, examples, seed, epoch := step // in_epoch)
+            stream = tasks.batches(store, spans, params.batch, seed, epoch)
+            ended = min(stop, (epoch + 1) * in_epoch)
+            yield from itertools.islice(stream, step - epoch * in_epoch, ended - epoch * in_epoch)
+            step = ended
+
+    validation = validation_tasks(families)
+    valid = held_out(sequences, "valid", made.history)
+    result = training.fit(
+        made.model,
+        steps,
+        lambda batch: (made.model.loss(*batch), {}),
+        lr=params.lr,
+        weight_decay=params.weight_decay,
+        epochs=epochs,
+        steps_per_epoch=length,
+        warmup=params.warmup,
+        schedule=params.schedule,
+        clip=params.clip,
+        patience=params.patience if validation else None,
+        validate=(lambda: validation_loss(made.model, store, validation, valid)) if validation and len(valid) else None,
+        folder=folder,
+        seed=seed,
+        precision=precision_of(params.precision, made.device),
+        name=name,
+    )
+    log.info("%s: %d epochs, best validation loss %.4f", name, result.epochs, result.best_value)
+    return [{"stage": number, **record} for record in result.log]
+
+
+def _schedule(params: GeneratorParams, in_epoch: int) -> tuple[int, int]:
+    """Return (chunks, steps per chunk): epochs, or `params.steps` in about as many chunks as it has epochs, rounded up."""
+    if params.steps is None:
+        return params.epochs, in_epoch
+    chunks = -(-params.steps // in_epoch)
+    return chunks, -(-params.steps // chunks)
+
+
+def precision_of(wanted: str, device: torch.device) -> Literal["fp32", "bf16"]:
+    """Return the precision to train in; "auto" is bf16 on a GPU."""
+    if wanted == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    return "bf16" if wanted == "bf16" else "fp32"
+
+
+def validation_tasks(families: list[Family]) -> list[Task]:
+    """Return the tasks that validate a stage: next item per view (lineage.md row 37), else joint, else none."""
+    found = [task for family in families for task in family if task.name.startswith("next/")]
+    return found or [task for family in families for task in family if task.name == "joint"]
+
+
+def validation_loss(
+    model: T5, store: TokenStore, validation: list[Task], examples: Examples
+) -> tuple[float, dict[str, float]]:
+    """Return the mean over tasks of the token-mean cross-entropy on held-out users, and the tasks' own values."""
+    values = {}
+    for task in validation:
+        spans = store.spans(task, examples)
+        spans = spans.take(spans.usable.nonzero()[0])
+        total, count = torch.zeros((), device=store.device), int((spans.target_length + 1).sum())
+        for source, target in tasks.batches(store, spans, VALIDATION_BATCH):
+            total += model.loss(source, target, reduction="sum")
+        values[f"valid/{task.name}"] = float(total) / max(1, count)
+    return sum(values.values()) / len(values), values
+
+
+assert PAD == seq2seq.PAD

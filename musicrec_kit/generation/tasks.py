@@ -1,0 +1,242 @@
+"""Tasks: the kinds of training example, and their batches of tokens.
+
+A history's or an item's tokens are a slice of one long array (`TokenStore`), so an example is five integers (`Spans`) and
+a batch is one gather on the device. A *writing* is the tuple of views that an item is written in, one after the other;
+where there is one view of several segments, `view:stream` names a segment.
+
+Source = prompt + tokens + eos, target = tokens + eos, padded on the right (lineage.md 3.1).
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from musicrec_kit import seeds
+from musicrec_kit.data.splits import Examples, Sequences
+from musicrec_kit.ids.vocabulary import EOS, PAD, Vocabulary
+from musicrec_kit.params import Refused
+
+log = logging.getLogger(__name__)
+
+Writing = tuple[str, ...]
+WINDOW = 64  # batches that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of training example.
+
+    Attributes:
+        name: "next/text", "joint", "align/text/image", "cross/text/image".
+        kind: the source is a history and the target its next item, or both are one item.
+        source, target: how they are written.
+        prompt: number of the task's own prompt tokens in the vocabulary; -1 for none.
+    """
+
+    name: str
+    kind: Literal["next", "item"]
+    source: Writing
+    target: Writing
+    prompt: int = -1
+
+
+Family = tuple[Task, ...]  # tasks of which every example draws one, anew in each epoch
+
+
+def expand(words: Iterable[str], segments: dict[str, tuple[tuple[str, int], ...]]) -> dict[str, tuple[Family, ...]]:
+    """Return word -> families of tasks over the views; prompts are numbered in the order of joint, align, cross.
+
+    A word that needs two views expands to nothing where there is one. Alignment then pairs the view's segments, if it
+    has several: that is MGR-LF++'s first stage (lineage.md 3.5).
+    """
+    views = tuple(segments)
+    parts = [(view,) for view in views]
+    if len(views) == 1:
+        parts = [(f"{views[0]}:{stream}",) for stream, _ in segments[views[0]]]
+    pairs = list(permutations(parts, 2))
+    crossed = pairs if len(views) > 1 else []
+    given, families, prompt = set(words), {}, 0
+    for word in ("next", "joint", "align", "cross"):
+        if word not in given:
+            continue
+        if word == "next":
+            tasks = [Task(f"next/{view}", "next", (view,), (view,)) for view in views]
+        elif word == "joint":
+            tasks = [Task("joint", "next", views, views, prompt)] if len(views) > 1 else []
+        else:
+            kind: Literal["next", "item"] = "item" if word == "align" else "next"
+            directions = enumerate(pairs if word == "align" else crossed, prompt)
+            tasks = [Task(f"{word}/{a[0]}/{b[0]}", kind, a, b, number) for number, (a, b) in directions]
+        prompt += sum(task.prompt >= 0 for task in tasks)
+        families[word] = ((tuple(tasks),) if tasks else ()) if word == "cross" else tuple((task,) for task in tasks)
+        if not tasks:
+            log.info("task %s needs two views; there is one (%s), so it gives no examples", word, views[0])
+    if not any(families.values()):
+        raise Refused(f"generator.tasks={sorted(given)} give no examples with the views {list(views)}; add next")
+    return families
+
+
+def write(vocabulary: Vocabulary, writing: Writing) -> tuple[np.ndarray, np.ndarray]:
+    """Return (tokens int32 [items, width], lengths int32 [items]) of all items in a writing, without eos."""
+    if all(name in vocabulary.ids.views for name in writing):
+        return vocabulary.joined(writing)
+    (name,) = writing
+    view, stream = name.rsplit(":", 1)
+    codes, at = np.full_like(vocabulary.ids.views[view], -1), 0
+    for segment, levels in vocabulary.ids.segments[view]:
+        if segment == stream:
+            codes[:, at : at + levels] = vocabulary.ids.views[view][:, at : at + levels]
+        at += levels
+    tokens, lengths = vocabulary.write(view, codes)
+    # the token that tells colliding items apart belongs to the whole ID, not to a segment
+    return tokens, lengths - (lengths > 0) * int(vocabulary.ids.has_suffix(view))
+
+
+class Spans(NamedTuple):
+    """Examples as places in a `TokenStore`: int64 [examples] each."""
+
+    source_first: np.ndarray
+    source_length: np.ndarray
+    target_first: np.ndarray
+    target_length: np.ndarray
+    prompt: np.ndarray
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Return bool [examples]: neither the history nor the target is empty."""
+        return (self.source_length > 0) & (self.target_length > 0)
+
+    def take(self, index: np.ndarray) -> "Spans":
+        """Return the examples at an index."""
+        return Spans(*(part[index] for part in self))
+
+    @staticmethod
+    def join(parts: Sequence["Spans"]) -> "Spans":
+        """Return the examples of all parts in order."""
+        return Spans(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+class TokenStore:
+    """All tokens that tasks read, as one array on the device, and where in it a history or an item is written."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, sequences: Sequences, tasks: Iterable[Task], device: str | torch.device = "cpu"
+    ) -> None:
+        self.device, self._sequences = torch.device(device), sequences
+        self._ends: dict[tuple[str, Writing], np.ndarray] = {}
+        arrays, size = [], 0
+        for kind, writing in sorted({(task.kind, task.source) for task in tasks} | {("item", t.target) for t in tasks}):
+            tokens, lengths = write(vocabulary, writing)
+            if kind == "next":
+                tokens, lengths = tokens[sequences.items], lengths[sequences.items]
+            arrays.append(tokens[np.arange(tokens.shape[1]) < lengths[:, None]])
+            self._ends[kind, writing] = size + np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+            size += len(arrays[-1])
+        self.tokens = torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *arrays])).to(self.device)
+        n_prompts = max([task.prompt for task in tasks], default=-1) + 1
+        prompts = [vocabulary.prompts(number) for number in range(n_prompts)]
+        self.prompts = torch.from_numpy(np.stack([*prompts, np.zeros_like(prompts[0])]) if prompts else np.zeros((1, 0), np.int32))
+        self.prompts = self.prompts.to(self.device)
+
+    @property
+    def n_prompt_tokens(self) -> int:
+        """Return the length of a prompt."""
+        return self.prompts.shape[1]
+
+    def spans(self, task: Task, examples: Examples | None) -> Spans:
+        """Return the examples of a task: one per history, or one per item where `examples` is None."""
+        if task.kind == "next":
+            assert examples is not None
+            first, stop, target = examples.start, examples.end, examples.target.astype(np.int64)
+        else:
+            first = target = np.arange(len(self._ends["item", task.target]) - 1)
+            stop = first + 1
+        source, out = self._ends[task.kind, task.source], self._ends["item", task.target]
+        lengths = source[stop] - source[first], out[target + 1] - out[target]
+        return Spans(source[first], lengths[0], out[target], lengths[1], np.full(len(first), task.prompt, np.int64))
+
+    def source_widths(self, spans: Spans) -> np.ndarray:
+        """Return int64 [examples]: tokens of the source with prompt and eos."""
+        return spans.source_length + (spans.prompt >= 0) * self.n_prompt_tokens + 1
+
+    def on_device(self, spans: Spans) -> Int[Tensor, "examples 5"]:
+        """Return the examples as one tensor on the device."""
+        return torch.from_numpy(np.stack(spans, axis=1)).to(self.device)
+
+    def sources(self, spans: Int[Tensor, "batch 5"], width: int) -> Int[Tensor, "batch width"]:
+        """Return prompt + tokens + eos of each example, padded to `width`."""
+        prompt = spans[:, 4:]
+        n_prompt = (prompt >= 0) * self.n_prompt_tokens
+        source = self._slices(spans[:, :1], spans[:, 1:2], n_prompt, width)
+        if not self.n_prompt_tokens:
+            return source
+        position = torch.arange(width, device=self.device)
+        told = self.prompts[prompt, position.clamp(max=self.n_prompt_tokens - 1)].long()
+        return torch.where(position < n_prompt, told, source)
+
+    def targets(self, spans: Int[Tensor, "batch 5"], width: int) -> Int[Tensor, "batch width"]:
+        """Return tokens + eos of each example's target, padded to `width`."""
+        return self._slices(spans[:, 2:3], spans[:, 3:4], torch.zeros_like(spans[:, :1]), width)
+
+    def _slices(self, first: Tensor, length: Tensor, shift: Tensor, width: int) -> Tensor:
+        at = torch.arange(width, device=self.device) - shift
+        tokens = self.tokens[(first + at).clamp(0, len(self.tokens) - 1)].long()
+        tokens = torch.where((at >= 0) & (at < length), tokens, PAD)
+        return torch.where(at == length, EOS, tokens)
+
+
+def draw_epoch(store: TokenStore, families: Sequence[Family], examples: Examples, seed: int, epoch: int) -> Spans:
+    """Return an epoch's examples, all families one after the other; a family of several tasks draws one per example.
+
+    The draw is uniform over the tasks in which the example has both a history and a target, and depends on
+    (seed, epoch) alone. Examples without any are left out.
+    """
+    parts = []
+    for number, family in enumerate(families):
+        options = [store.spans(task, examples if task.kind == "next" else None) for task in family]
+        usable = np.stack([option.usable for option in options])
+        if len(options) > 1:
+            draw = seeds.generator(seed, "tasks", number, epoch).random(usable.shape[1])
+            # the j-th usable task of an example, j uniform
+            wanted = (draw * usable.sum(axis=0)).astype(np.int64) + 1
+            chosen = (usable & (np.cumsum(usable, axis=0) == wanted)).argmax(axis=0)
+        else:
+            chosen = np.zeros(usable.shape[1], np.int64)
+        columns = [np.stack(column)[chosen, np.arange(len(chosen))] for column in zip(*options, strict=True)]
+        parts.append(Spans(*columns).take(np.flatnonzero(usable.any(axis=0))))
+    return Spans.join(parts)
+
+
+def order_in_batches(widths: np.ndarray, minor: np.ndarray, batch: int, seed: int | None, epoch: int = 0) -> list[np.ndarray]:
+    """Return the batches of an epoch as index arrays: examples of like length together, batches in random order.
+
+    Examples are shuffled, cut into windows of 64 batches, sorted by (`widths`, `minor`) inside each, cut into batches, and
+    the batches are shuffled. With seed None there is one window and the batches stay sorted.
+    """
+    n = len(widths)
+    if seed is None:
+        order = np.lexsort([np.arange(n), minor, widths])
+        return [order[first : first + batch] for first in range(0, n, batch)]
+    generator = seeds.generator(seed, "batches", epoch)
+    rank = generator.permutation(n)
+    order = np.lexsort([rank, minor, widths, rank // (WINDOW * batch)])
+    batches = [order[first : first + batch] for first in range(0, n, batch)]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def batches(
+    store: TokenStore, spans: Spans, batch: int, seed: int | None = None, epoch: int = 0
+) -> Iterator[tuple[Int[Tensor, "batch source"], Int[Tensor, "batch target"]]]:
+    """Yield (source, target) tokens of all examples, in the order of `order_in_batches`."""
+    widths, targets = store.source_widths(spans), spans.target_length + 1
+    plan = store.on_device(spans)
+    for index in order_in_batches(widths, targets, batch, seed, epoch):
+        rows = plan[torch.from_numpy(index).to(store.device)]
+        yield store.sources(rows, int(widths[index].max())), store.targets(rows, int(targets[index].max()))
