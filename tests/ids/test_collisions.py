@@ -12,6 +12,7 @@ from musicrec_kit.ids import collisions
 CODES = arrays(np.int32, st.tuples(st.integers(0, 30), st.integers(1, 4)), elements=st.integers(0, 3))
 
 
+@settings(deadline=None)
 @given(CODES)
 def test_counts_agree_with_a_dictionary(codes):
     codes[: len(codes) // 4] = -1
@@ -23,6 +24,7 @@ def test_groups_are_numbered_in_the_order_of_their_codes():
     assert collisions.group_of(codes).tolist() == [2, 1, 2, 0]
 
 
+@settings(deadline=None)
 @given(CODES)
 def test_suffixes_count_up_inside_each_group(codes):
     codes[:2] = -1

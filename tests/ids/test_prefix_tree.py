@@ -34,6 +34,7 @@ def test_tree_is_the_set_of_ids(sequences):
     assert sorted(tree.leaf_items.tolist()) == [item for item, s in enumerate(sequences) if s]
 
 
+@settings(deadline=None)
 @given(SEQUENCES, st.lists(st.integers(0, 7), max_size=5))
 def test_nothing_else_is_reachable(sequences, prefix):
     tree, trie = build(sequences), Trie(sequences)
@@ -41,6 +42,7 @@ def test_nothing_else_is_reachable(sequences, prefix):
     assert (tree.find(prefix) >= 0) == legal
 
 
+@settings(deadline=None)
 @given(SEQUENCES)
 def test_edges_are_contiguous_and_lead_to_the_next_node(sequences):
     tree = build(sequences)
@@ -72,13 +74,12 @@ def test_tree_of_tensors_walks_alike():
     assert tree.find([5, 4]) == -1
 
 
-def test_a_million_items():
+def test_many_items():
     rng = np.random.default_rng(0)
-    tokens = rng.integers(2, 258, (1_000_000, 4)) + np.arange(4) * 256
+    tokens = rng.integers(2, 258, (200_000, 4)) + np.arange(4) * 256
     tree = PrefixTree.from_tokens(tokens, np.full(len(tokens), 4))
-    assert tree.n_nodes == 1 + sum(len(np.unique(keys(tokens, width))) for width in (1, 2, 3, 4)) + len(
-        np.unique(keys(tokens, 4))
-    )
+    prefixes = [len(np.unique(keys(tokens, width))) for width in (1, 2, 3, 4)]
+    assert tree.n_nodes == 1 + sum(prefixes) + prefixes[-1]
     item = 123_456
     assert item in tree.items_of(tree.find([*tokens[item], 1]))
 
