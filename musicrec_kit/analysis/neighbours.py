@@ -1,0 +1,91 @@
+"""Neighbours of one item: by a modality's features, by semantic ID, by co-purchase. One query at a time."""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+
+from musicrec_kit.data import Sequences
+from musicrec_kit.features import Features
+from musicrec_kit.ids.semantic_ids import NULL, SemanticIds
+
+ROWS_AT_ONCE = 4096
+
+
+def unit_rows(features: Features) -> np.ndarray:
+    """Return float32 [items, dim], rows scaled to length 1, a few thousand at a time; rows of absent items are zero."""
+    rows = np.zeros_like(features.matrix)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = features.matrix[start : start + ROWS_AT_ONCE]
+        length = np.linalg.norm(part, axis=1, keepdims=True)
+        rows[start : start + ROWS_AT_ONCE] = np.divide(part, length, out=np.zeros_like(part), where=length > 0)
+    rows[~features.present] = 0
+    return rows
+
+
+def top(scores: np.ndarray, allowed: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (items int64 [<= k], scores) of the best allowed items, ties by item number."""
+    items = np.flatnonzero(allowed)
+    # float32 products differ in the last bits between machines: near-equal scores are equal, and ordered by number
+    order = np.lexsort((items, -np.round(scores[items].astype(np.float64), 6)))[:k]
+    return items[order], scores[items[order]]
+
+
+class Neighbours:
+    """What is near an item, in four senses.
+
+    Attributes:
+        features: modality -> Features; a modality that is not there gives no neighbours.
+        ids: the semantic IDs, or None before stage 04.
+    """
+
+    def __init__(
+        self, sequences: Sequences, features: Mapping[str, Features] | None = None, ids: SemanticIds | None = None
+    ) -> None:
+        """Keep the stages' results; matrices are scaled when they are first asked for."""
+        self.sequences = sequences
+        self.features = dict(features or {})
+        self.ids = ids
+        self._unit: dict[str, np.ndarray] = {}
+
+    def by_features(self, item: int, modality: str, k: int = 6) -> tuple[np.ndarray, np.ndarray]:
+        """Return the items of highest cosine similarity in one modality, and the similarities."""
+        found = self.features.get(modality)
+        if found is None or not found.present[item]:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        if modality not in self._unit:
+            self._unit[modality] = unit_rows(found)
+        scores = self._unit[modality] @ self._unit[modality][item]
+        return top(scores, found.present & (np.arange(len(scores)) != item), k)
+
+    def by_id(self, item: int, view: str, k: int = 6) -> tuple[np.ndarray, np.ndarray]:
+        """Return the items that share the longest prefix of the ID in a view, and how many levels that is.
+
+        Ties: more equal codes at later levels first, then item number. Items that share nothing are left out.
+        """
+        assert self.ids is not None
+        codes = self.ids.views[view]
+        equal = (codes == codes[item]) & (codes != NULL)
+        prefix = np.cumprod(equal, axis=1).sum(axis=1)
+        scores = prefix + equal.sum(axis=1) / (codes.shape[1] + 1)
+        allowed = equal.any(axis=1) & (np.arange(len(codes)) != item)
+        items, _ = top(scores, allowed, k)
+        return items, prefix[items].astype(np.float32)
+
+    @cached_property
+    def _events_by_item(self) -> tuple[np.ndarray, np.ndarray]:
+        """(users of the training interactions sorted by item, where each item's begin)."""
+        training = self.sequences.in_training
+        items, users = self.sequences.items[training], self.sequences.users[training]
+        first = np.concatenate([[0], np.cumsum(np.bincount(items, minlength=self.sequences.n_items))])
+        return users[np.argsort(items, kind="stable")], first
+
+    def by_copurchase(self, item: int, k: int = 6) -> tuple[np.ndarray, np.ndarray]:
+        """Return the items that most users have beside this one in the training part, and how many users that is."""
+        users, first = self._events_by_item
+        counts = np.zeros(self.sequences.n_items, np.int64)
+        for user in np.unique(users[first[item] : first[item + 1]]):
+            start, stop = self.sequences.offsets[user], self.sequences.train_end[user]
+            counts[np.unique(self.sequences.items[start:stop])] += 1
+        items, found = top(counts, (counts > 0) & (np.arange(len(counts)) != item), k)
+        return items, found
