@@ -52,7 +52,8 @@ class ImageStore:
         if self.kind == "tar":
             found: Iterable[str] = self._members
         else:
-            found = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
+            files = ((path.relative_to(self.root).as_posix(), path) for path in self.root.rglob("*") if path.is_file())
+            found = (name for name, path in files if not path.is_symlink() or self.has(name))
         return tuple(sorted(name for name in found if PurePosixPath(name).suffix.lower() in EXTENSIONS))
 
     def has(self, name: str | None) -> bool:

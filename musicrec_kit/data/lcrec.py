@@ -18,7 +18,7 @@ from musicrec_kit.data import text
 from musicrec_kit.data.dataset import Dataset
 from musicrec_kit.data.images import ImageStore
 from musicrec_kit.data.raw import INTERACTION_COLUMNS, ITEM_COLUMNS, RawTables
-from musicrec_kit.data.reading import kind_of, located, read_json_file, read_json_lines
+from musicrec_kit.data.reading import kind_of, located, read_json_file, read_json_lines, read_text
 from musicrec_kit.params import DataParams, Refused
 
 RAW_ID_KEYS = ("raw_id", "asin", "parent_asin", "source_id")
@@ -34,7 +34,7 @@ def read(params: DataParams, root: Path) -> RawTables:
     raw_ids = read_item2id(located(root, params.item2id, "item2id")) if params.item2id else {}
     n_items = 1 + max([int(items.max(initial=-1)), *records, *raw_ids])
     table = item_table(((number, records.get(number, {})) for number in range(n_items)), raw_ids)
-    store = ImageStore(root / params.images) if params.images else ImageStore(None)
+    store = ImageStore(located(root, params.images, "images")) if params.images else ImageStore(None)
     table["image"], lost = _images(table, store)
     rows = len(items)
     frame = pd.DataFrame(
@@ -119,7 +119,7 @@ def item_table(records: Iterable[tuple[int, dict[str, Any]]], raw_ids: dict[int,
                 record.get("image") or None,
             )
         )
-    table = pd.DataFrame(rows, columns=list(ITEM_COLUMNS)).astype({"image": object})
+    table = pd.DataFrame(rows, columns=list(ITEM_COLUMNS), dtype=object)
     twice = table["raw_id"][table["raw_id"].duplicated()].unique()
     if len(twice):
         raise Refused(f"items: {len(twice)} raw ids stand for two item numbers, such as {twice[0]!r}; correct them")
@@ -129,7 +129,7 @@ def item_table(records: Iterable[tuple[int, dict[str, Any]]], raw_ids: dict[int,
 def read_item2id(path: Path) -> dict[int, str]:
     """Return item number -> raw id of a file with raw id TAB item number on each line."""
     found: dict[int, str] = {}
-    for row, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for row, line in enumerate(read_text(path).splitlines(), 1):
         raw_id, tab, number = line.rpartition("\t")
         if not line.strip():
             continue

@@ -151,13 +151,14 @@ def _interactions(path: Path, columns: dict[str, str], required: Sequence[str]) 
 
 
 def _seconds(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return stamps in seconds and the order of rows; milliseconds (Amazon 2023) still decide the order."""
+    """Return stamps in seconds and the order of rows; milliseconds (Amazon 2023) or finer still decide the order."""
     known = times[times != reading.NO_TIME]
     order = np.arange(len(times))
-    if not len(known) or np.median(known) <= reading.MILLISECONDS_ABOVE:
-        return times, order
-    order[np.argsort(times, kind="stable")] = np.arange(len(times))
-    return times // 1000, order
+    middle = np.median(known) if len(known) else 0
+    unit = next(unit for unit in (1, 10**3, 10**6, 10**9, 10**12) if middle / unit <= reading.SECONDS_BELOW)
+    if unit > 1:
+        order[np.argsort(times, kind="stable")] = np.arange(len(times))
+    return times // unit, order
 
 
 def _raw(interactions: pd.DataFrame, items: pd.DataFrame, store: ImageStore, about: dict[str, Any]) -> RawTables:
