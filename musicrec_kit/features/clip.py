@@ -14,7 +14,7 @@ from PIL import Image
 
 from musicrec_kit import runs
 from musicrec_kit.features.image import ImageEncoder
-from musicrec_kit.features.text import TextEncoder, model_folder
+from musicrec_kit.features.text import TextEncoder, load_model, model_folder
 from musicrec_kit.params import FeatureParams, Refused
 
 log = logging.getLogger(__name__)
@@ -140,5 +140,4 @@ def _hf_clip(params: FeatureParams, data_root: Path | None, device: str) -> tupl
     from transformers import CLIPModel
 
     folder = model_folder(params, data_root, "the weights of a transformers CLIPModel")
-    model = CLIPModel.from_pretrained(folder, local_files_only=True).eval().to(device)  # type: ignore[arg-type]
-    return folder, model.float() if device == "cpu" else model
+    return folder, load_model(CLIPModel, folder, device)

@@ -62,6 +62,8 @@ def encode_in_shards(
 
 def _ahead(read: Callable[[np.ndarray], Any], batches: Sequence[np.ndarray]) -> Iterator[Any]:
     """Yield `read(batch)` in order, reading one batch ahead: decoding pictures and the model share the processor."""
+    if not batches:
+        return
     with ThreadPoolExecutor(1) as reader:
         pending = [reader.submit(read, batch) for batch in batches[:1]]
         for following in [*batches[1:], None]:

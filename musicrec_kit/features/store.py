@@ -44,7 +44,8 @@ class Features:
         """Write `<modality>.safetensors`, drop the shards of the extraction, and return the file's path."""
         path = folder / f"{self.modality}.safetensors"
         tensors = {"features": self.matrix, "present": self.present}
-        runs.write_tensors(path, tensors, {"modality": self.modality, "encoder": self.encoder})
+        # one entry only: safetensors writes several in no fixed order, and equal features should be equal bytes
+        runs.write_tensors(path, tensors, {"encoder": self.encoder})
         shutil.rmtree(shard_folder(folder, self.modality), ignore_errors=True)
         return path
 
@@ -118,7 +119,7 @@ def checked(matrix: np.ndarray, present: np.ndarray, source: str) -> tuple[np.nd
 def _read(path: Path) -> tuple[np.ndarray, list[str] | None, np.ndarray | None]:
     """Return (matrix, raw ids or None, present or None) of a file."""
     if path.suffix == ".npy":
-        return _floats(path, np.load(path, allow_pickle=False)), None, None
+        return _floats(path, _plain_array(path)), None, None
     if path.suffix == ".safetensors":
         tensors = runs.read_tensors(path)
         ids, present = tensors.pop("ids", None), tensors.pop("present", None)
@@ -136,6 +137,13 @@ def _read(path: Path) -> tuple[np.ndarray, list[str] | None, np.ndarray | None]:
     raise Refused(
         f"{path}: cannot read {path.suffix or 'a file without suffix'}; give .npy, .safetensors, .parquet or .csv"
     )
+
+
+def _plain_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise Refused(f"{path} is not a plain array ({error}); save it with numpy.save as float32") from error
 
 
 def _floats(path: Path, array: np.ndarray) -> np.ndarray:

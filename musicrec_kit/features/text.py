@@ -91,9 +91,7 @@ def pooled_transformer(folder: Path, max_tokens: int, device: str, normalise: bo
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModel.from_pretrained(folder, local_files_only=True).eval().to(device)
-    if device == "cpu":
-        model = model.float()
+    model = load_model(AutoModel, folder, device)
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -106,6 +104,20 @@ def pooled_transformer(folder: Path, max_tokens: int, device: str, normalise: bo
         return (torch.nn.functional.normalize(rows, dim=1) if normalise else rows).cpu().numpy()
 
     return TextEncoder(name, encode)
+
+
+def load_model(kind: Any, folder: Path, device: str) -> Any:
+    """Return a transformers model from a local folder in evaluation mode, in float32 on a CPU; no progress bar."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model = kind.from_pretrained(folder, local_files_only=True).eval().to(device)
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+    return model.float() if device == "cpu" else model
 
 
 def llama(params: FeatureParams, data_root: Path | None, device: str) -> TextEncoder:
