@@ -1,0 +1,228 @@
+"""Figures: a tidy table in, a figure out, in one theme; `save` writes PNG, PDF and the CSV that drew them.
+
+Colours are those of Okabe and Ito (2008), told apart by colour-blind readers; lines also differ in dash and marker,
+bars in hatching, so that a figure survives a black-and-white printer.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from musicrec_kit import methods, runs
+from musicrec_kit.analysis.pictures import shorten, thumbnail, title_of
+from musicrec_kit.data import Dataset
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+HATCHES = ("", "///", "\\\\\\", "...", "xxx", "++", "oo", "**")
+COLUMN = 4.2  # inches: the width of one panel
+MOST_MARKERS = 40  # longer lines are told apart by dashes alone
+
+STYLE: Mapping[str, Any] = {
+    "figure.dpi": 110,
+    "savefig.dpi": 200,
+    "savefig.bbox": "tight",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4,
+    "hatch.linewidth": 0.6,
+    # type 42 keeps text as text: it can be searched and edited, and journals ask for it
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+}
+
+
+def theme() -> AbstractContextManager[Any]:
+    """Return a context in which figures are drawn in the kit's theme."""
+    import matplotlib as mpl
+
+    return mpl.rc_context(dict(STYLE))
+
+
+def _panels(columns: int, width: float = COLUMN, height: float = 3.0) -> "tuple[Figure, list[Axes]]":
+    """Return a figure with panels side by side; it belongs to nobody's pyplot state, so nothing shows it twice."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def learning_curve(log: pd.DataFrame, columns: Sequence[str] = ("loss", "valid"), title: str = "") -> "Figure":
+    """Draw columns of a training log (`tables.training_log`) over epochs, one panel per trained part."""
+    with theme():
+        parts = list(dict.fromkeys(log["part"])) or ["no epochs"]
+        figure, axes = _panels(len(parts))
+        for part, axis in zip(parts, axes, strict=True):
+            rows = log[log["part"] == part]
+            names = [name for name in columns if name in rows and rows[name].notna().any()]
+            for at, name in enumerate(names):
+                line = rows[["epoch", name]].dropna()
+                _line(axis, line["epoch"] + 1, line[name], name, at)
+            axis.set(xlabel="epoch", ylabel="value", title=title or part)
+            if names:
+                axis.legend()
+        return figure
+
+
+def _line(axis: "Axes", x: Any, y: Any, label: str, at: int) -> None:
+    marker = MARKERS[at % len(MARKERS)] if len(x) <= MOST_MARKERS else ""
+    axis.plot(x, y, label=label, color=COLOURS[at % 8], linestyle=DASHES[at % 8], marker=marker)
+
+
+def loss_terms(log: pd.DataFrame, terms: Sequence[str], title: str = "", ylabel: str = "value") -> "Figure":
+    """Draw the terms of a loss (or their gradient norms) over epochs, on a log scale; terms that are 0 are left out."""
+    with theme():
+        figure, (axis,) = _panels(1, COLUMN * 1.5)
+        found = [name for name in terms if name in log and (log[name] > 0).any()]
+        for at, name in enumerate(found):
+            rows = log[log[name] > 0]
+            _line(axis, rows["epoch"] + 1, rows[name], name, at)
+        axis.set(xlabel="epoch", ylabel=ylabel, title=title)
+        if found:
+            axis.set_yscale("log")
+            axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return figure
+
+
+def codebook_usage(usage: pd.DataFrame) -> "Figure":
+    """Draw the share of codes in use and the perplexity's share, per stream and level (tokenizers.health.usage)."""
+    with theme():
+        streams = list(dict.fromkeys(usage["stream"]))
+        figure, axes = _panels(len(streams), 3.2)
+        for stream, axis in zip(streams, axes, strict=True):
+            rows = usage[usage["stream"] == stream]
+            levels = np.arange(len(rows))
+            bars = (("in use", rows["used"] / rows["codes"]), ("perplexity", rows["perplexity"] / rows["codes"]))
+            for at, (name, share) in enumerate(bars):
+                _bars(axis, levels + (at - 0.5) * 0.38, share, name, at, width=0.36)
+            axis.set(xticks=levels, xticklabels=[f"level {n + 1}" for n in rows["level"]], ylim=(0, 1.05))
+            axis.set(title=stream, ylabel="share of the codebook")
+        axes[0].legend(loc="lower left")
+        return figure
+
+
+def _bars(axis: "Axes", x: Any, height: Any, label: str, at: int, **more: Any) -> None:
+    style = {"color": COLOURS[at % 8], "hatch": HATCHES[at % 8], "edgecolor": "white", "linewidth": 0}
+    axis.bar(x, height, label=label, **{**style, **more})
+
+
+def heat_map(frame: pd.DataFrame, title: str = "", label: str = "AMI") -> "Figure":
+    """Draw a table of numbers as a heat map with the numbers written in; empty cells stay white."""
+    with theme():
+        values = frame.to_numpy(dtype=float)
+        figure, (axis,) = _panels(1, 1.4 + 0.75 * frame.shape[1], 1.0 + 0.42 * frame.shape[0])
+        top = max(0.05, float(np.nanmax(values, initial=0)))
+        image = axis.imshow(values, cmap="cividis", vmin=min(0.0, float(np.nanmin(values, initial=0))), vmax=top)
+        for (row, column), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                colour = "black" if value > 0.6 * top else "white"
+                axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+        axis.set_xticks(range(frame.shape[1]), [str(name) for name in frame.columns], rotation=30, ha="right")
+        axis.set_yticks(range(frame.shape[0]), [str(name) for name in frame.index])
+        axis.grid(False)
+        axis.set_title(title)
+        figure.colorbar(image, ax=axis, shrink=0.8, label=label)
+        return figure
+
+
+def metric_bars(
+    table: pd.DataFrame, metric: str = "HR@10 new", ceilings: Mapping[str, float] | None = None
+) -> "Figure":
+    """Draw one metric of every list of a run (`tables.run_table`) with its interval, and known ceilings."""
+    with theme():
+        figure, (axis,) = _panels(1, max(COLUMN, 1.2 + 0.75 * len(table)), 3.2)
+        stem, _, end = metric.partition(" ")
+        low, high = f"{stem} low{' ' + end if end else ''}", f"{stem} high{' ' + end if end else ''}"
+        for at, (_, row) in enumerate(table.iterrows()):
+            counted = row["list"] in ("markov", "popularity")
+            _bars(axis, at, row[metric], "", 7 if counted else 0, color="#9aa5ab" if counted else COLOURS[0], hatch="")
+            if low in table:
+                reach = [[row[metric] - row[low]], [row[high] - row[metric]]]
+                axis.errorbar(at, row[metric], yerr=reach, color="black", capsize=3, linewidth=1)
+        for at, (name, value) in enumerate((ceilings or {}).items()):
+            axis.axhline(value, color=COLOURS[5 - at], linestyle=DASHES[1 + at], linewidth=1.3, zorder=1)
+            axis.annotate(
+                f"ceiling {name}", (1, value), xycoords=("axes fraction", "data"), va="bottom", ha="right", fontsize=8
+            )
+        axis.set_xticks(range(len(table)), list(table["list"]), rotation=20, ha="right")
+        axis.set(ylabel=metric.replace(" new", ", history masked"), ylim=(0, None))
+        return figure
+
+
+def histogram(values: Iterable[float], xlabel: str, title: str = "", ylabel: str = "count") -> "Figure":
+    """Draw how often whole numbers occur, such as lengths of histories."""
+    with theme():
+        figure, (axis,) = _panels(1)
+        numbers = np.asarray(list(values))
+        bins = np.arange(numbers.min(initial=0), numbers.max(initial=0) + 2) - 0.5
+        axis.hist(numbers, bins=bins if len(bins) <= 61 else 60, color=COLOURS[0], edgecolor="white", linewidth=0.4)
+        axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        return figure
+
+
+def picture_grid(
+    dataset: Dataset, items: Iterable[int], captions: Sequence[str] = (), columns: int = 6, side: int = 160
+) -> "Figure":
+    """Draw items as pictures with their titles; an item without a picture is a grey tile."""
+    import textwrap
+
+    items = [int(item) for item in items]
+    rows = max(1, -(-len(items) // columns))
+    with theme():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(1.55 * columns, 2.05 * rows), layout="constrained")
+        for at, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+            axis.set_axis_off()
+            if at < len(items):
+                axis.imshow(np.asarray(thumbnail(dataset, items[at], side)))
+                words = textwrap.wrap(shorten(title_of(dataset, items[at]), 48), 23)
+                # a dollar sign would start mathematics
+                text = "\n".join([*words, *captions[at : at + 1]]).replace("$", r"\$")
+                axis.set_title(text, fontsize=7, fontweight="normal", loc="center", y=-0.02, va="top")
+        return figure
+
+
+def stem(job: Any, name: str) -> str:
+    """Return a figure's file name for a job: `<dataset>_<method>_<size>_seed<k>_<name>`, fit for a file name."""
+    words = (job.dataset_name, f"{job.method}{job.variant}", job.size, f"seed{job.seed}", name)
+    return "_".join("".join(c if c.isalnum() or c in "-+=.," else "-" for c in word) for word in words)
+
+
+def save(figure: "Figure", frame: pd.DataFrame, stem: str, folder: Path | None = None) -> Path:
+    """Write `<stem>.png`, `<stem>.pdf` and the table that drew them, `<stem>.csv`; equal input gives equal bytes.
+
+    Args:
+        folder: None: `figures/` of the checkout or of the current folder.
+
+    Returns:
+        The path of the PNG.
+    """
+    folder = methods.home() / "figures" if folder is None else folder
+    with theme():
+        for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+            with runs.atomic(folder / f"{stem}.{ending}") as part:
+                figure.savefig(part, format=ending, metadata=metadata)
+    with runs.atomic(folder / f"{stem}.csv") as part:
+        frame.to_csv(part, index=not isinstance(frame.index, pd.RangeIndex), lineterminator="\n")
+    return folder / f"{stem}.png"

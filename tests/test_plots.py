@@ -1,0 +1,98 @@
+"""Figures: what is drawn, and that equal input gives equal bytes."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from musicrec_kit import plots
+from musicrec_kit.data import Dataset, ImageStore
+
+TABLE = pd.DataFrame(
+    {
+        "list": ["merged", "text", "markov"],
+        "HR@10 new": [0.3, 0.2, 0.1],
+        "HR@10 low new": [0.25, 0.15, 0.05],
+        "HR@10 high new": [0.35, 0.25, 0.15],
+    }
+)
+LOG = pd.DataFrame(
+    {"part": "all", "epoch": range(4), "loss": [4.0, 2, 1, 0.5], "valid": [None, 3, None, 2], "off": 0.0}
+)
+
+
+def test_save_writes_the_same_bytes_twice(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        path = plots.save(plots.metric_bars(TABLE, ceilings={"both": 0.5}), TABLE, "bars", tmp_path / folder)
+        assert path == tmp_path / folder / "bars.png"
+        with Image.open(path) as picture:
+            assert picture.width > 300
+    for name in ("bars.png", "bars.pdf", "bars.csv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "one" / "bars.csv"), TABLE)
+    pdf = (tmp_path / "one" / "bars.pdf").read_bytes()
+    assert b"CreationDate" not in pdf and b"/Type3" not in pdf, "text stays text (font type 42)"
+
+
+def test_save_goes_to_the_figures_of_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUSICREC_HOME", str(tmp_path))
+    assert plots.save(plots.histogram([1, 2], "n"), TABLE, "x").parent == tmp_path / "figures"
+
+
+def test_metric_bars_draw_intervals_and_ceilings() -> None:
+    (axis,) = plots.metric_bars(TABLE, ceilings={"both": 0.5, "text": 0.4}).axes
+    assert [bar.get_height() for bar in axis.patches] == [0.3, 0.2, 0.1]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["merged", "text", "markov"]
+    assert {"ceiling both", "ceiling text"} == {text.get_text() for text in axis.texts}
+    assert len(axis.containers) == 6, "three bars and three intervals"
+
+
+def test_learning_curve_draws_a_panel_per_part_and_leaves_gaps_out() -> None:
+    figure = plots.learning_curve(pd.concat([LOG, LOG.assign(part="image")]))
+    assert len(figure.axes) == 2
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert lines["valid"].get_xdata().tolist() == [2, 4] and lines["loss"].get_ydata().tolist() == [4, 2, 1, 0.5]
+    assert len({(line.get_linestyle(), line.get_marker()) for line in lines.values()}) == 2, "told apart without colour"
+    assert plots.learning_curve(LOG.iloc[:0]).axes, "a training of no epochs has an empty panel"
+
+
+def test_loss_terms_leave_out_what_is_zero() -> None:
+    (axis,) = plots.loss_terms(LOG, ["loss", "off", "never"]).axes
+    assert [line.get_label() for line in axis.lines] == ["loss"] and axis.get_yscale() == "log"
+    assert not plots.loss_terms(LOG, ["off"]).axes[0].lines
+
+
+def test_codebook_usage_draws_shares() -> None:
+    usage = pd.DataFrame({"stream": ["a", "a"], "level": [0, 1], "codes": 8, "used": [8, 4], "perplexity": [4.0, 2.0]})
+    (axis,) = plots.codebook_usage(usage).axes
+    assert [bar.get_height() for bar in axis.patches] == [1, 0.5, 0.5, 0.25]
+
+
+def test_a_heat_map_writes_its_numbers() -> None:
+    frame = pd.DataFrame([[1.0, np.nan], [0.25, 0.5]], index=["a", "b"], columns=["x", "y"])
+    axis = plots.heat_map(frame).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["1.00", "0.25", "0.50"]
+
+
+def test_a_picture_grid_shows_pictures_and_titles(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "0.png")
+    items = pd.DataFrame({"item": [0, 1], "raw_id": ["a", "b"], "title": ["cost $5 or $6", ""], "description": ""})
+    items = items.assign(brand="", categories=[[], []], image=["0.png", None])
+    columns = ["user", "item", "time", "position", "split"]
+    empty = pd.DataFrame({name: [] for name in columns})
+    dataset = Dataset("toy", empty, items, {"users": 0}, ImageStore(tmp_path))
+    figure = plots.picture_grid(dataset, [0, 1], ["first"], columns=3)
+    assert len(figure.axes) == 3
+    assert [axis.get_title() for axis in figure.axes] == ["cost \\$5 or \\$6\nfirst", "item b", ""]
+    red, green, blue = np.asarray(figure.axes[0].images[0].get_array())[80, 80].tolist()
+    assert red > 250 and green < 5 and blue < 5
+    plots.save(figure, TABLE, "grid", tmp_path)
+
+
+def test_the_stem_fits_a_file_name() -> None:
+    class Asked:
+        dataset_name, method, variant, size, seed = "my/set", "musicrec", "+a='b c'", "smoke", 3
+
+    assert plots.stem(Asked(), "curve") == "my-set_musicrec+a=-b-c-_smoke_seed3_curve"
