@@ -1,0 +1,53 @@
+"""Counters: rows that need no training. Any learnt row below them is a red flag (baselines.md section 6)."""
+
+import numpy as np
+from scipy import sparse
+
+from musicrec_kit.data.splits import Examples, Sequences
+from musicrec_kit.evaluation.protocol import Score, history_entries
+
+POPULARITY_WEIGHT = 1e-3  # orders items that no transition reaches; below every transition's weight
+
+
+def popularity(sequences: Sequences) -> np.ndarray:
+    """Return float64 [items]: how often each item stands in the training part."""
+    return np.bincount(sequences.items[sequences.in_training], minlength=sequences.n_items).astype(np.float64)
+
+
+def popularity_scores(sequences: Sequences) -> Score:
+    """Return a score that is the same for every history: the item's popularity in training."""
+    counts = popularity(sequences).astype(np.float32)
+    return lambda examples: np.broadcast_to(counts, (len(examples), len(counts)))
+
+
+def transitions(sequences: Sequences, gaps: int) -> sparse.csr_matrix:
+    """Return M [items, items]: the sum of 1 / g over training pairs where the second follows the first by g <= gaps."""
+    items, users = sequences.items, sequences.users
+    shape = (sequences.n_items, sequences.n_items)
+    total = sparse.csr_matrix(shape, dtype=np.float64)
+    for gap in range(1, gaps + 1):
+        inside = sequences.in_training[gap:] & (users[gap:] == users[:-gap])
+        first, second = items[:-gap][inside], items[gap:][inside]
+        total = total + sparse.coo_matrix((np.full(len(first), 1 / gap), (first, second)), shape=shape).tocsr()
+    return total
+
+
+class Markov:
+    """Markov-3 (baselines.md section 6): score(b | history) = sum_j decay^j M[h_(n-j), b] + 1e-3 pop(b) / max pop.
+
+    j counts back from the newest item of the history and stops at `window`.
+    """
+
+    def __init__(self, sequences: Sequences, gaps: int = 3, decay: float = 0.5, window: int = 20):
+        """Count the training part of `sequences`."""
+        self.sequences, self.decay, self.window = sequences, decay, window
+        self.transitions = transitions(sequences, gaps)
+        counts = popularity(sequences)
+        self.prior = POPULARITY_WEIGHT * counts / max(counts.max(initial=0), 1)
+
+    def __call__(self, examples: Examples) -> np.ndarray:
+        """Return scores float64 [examples, items]; float32 would tie items that differ."""
+        row, item, back = history_entries(self.sequences, examples, self.window)
+        shape = (len(examples), self.sequences.n_items)
+        weights = sparse.coo_matrix((self.decay**back, (row, item)), shape=shape).tocsr()
+        return (weights @ self.transitions).toarray() + self.prior
