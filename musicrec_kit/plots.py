@@ -117,7 +117,7 @@ def codebook_usage(usage: pd.DataFrame) -> "Figure":
                 _bars(axis, levels + (at - 0.5) * 0.38, share, name, at, width=0.36)
             axis.set(xticks=levels, xticklabels=[f"level {n + 1}" for n in rows["level"]], ylim=(0, 1.05))
             axis.set(title=stream, ylabel="share of the codebook")
-        axes[0].legend(loc="lower left")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         return figure
 
 
@@ -161,9 +161,8 @@ def metric_bars(
                 axis.errorbar(at, row[metric], yerr=reach, color="black", capsize=3, linewidth=1)
         for at, (name, value) in enumerate((ceilings or {}).items()):
             axis.axhline(value, color=COLOURS[5 - at], linestyle=DASHES[1 + at], linewidth=1.3, zorder=1)
-            axis.annotate(
-                f"ceiling {name}", (1, value), xycoords=("axes fraction", "data"), va="bottom", ha="right", fontsize=8
-            )
+            place = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
+            axis.annotate(f"ceiling {name}", (1.01, value), **place)
         axis.set_xticks(range(len(table)), list(table["list"]), rotation=20, ha="right")
         axis.set(ylabel=metric.replace(" new", ", history masked"), ylim=(0, None))
         return figure
@@ -191,7 +190,8 @@ def picture_grid(
     with theme():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(1.55 * columns, 2.05 * rows), layout="constrained")
+        figure = Figure(figsize=(1.6 * columns, 2.05 * rows))
+        figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.2 / rows, wspace=0.08, hspace=0.3)
         for at, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
             axis.set_axis_off()
             if at < len(items):
@@ -199,7 +199,7 @@ def picture_grid(
                 words = textwrap.wrap(shorten(title_of(dataset, items[at]), 48), 23)
                 # a dollar sign would start mathematics
                 text = "\n".join([*words, *captions[at : at + 1]]).replace("$", r"\$")
-                axis.set_title(text, fontsize=7, fontweight="normal", loc="center", y=-0.02, va="top")
+                axis.set_title(text, fontsize=7, fontweight="normal", loc="center", y=-0.06, va="top")
         return figure
 
 

@@ -7,7 +7,7 @@ from html import escape
 from io import BytesIO
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from musicrec_kit.data import Dataset
 from musicrec_kit.params import Refused
@@ -25,7 +25,7 @@ def thumbnail(dataset: Dataset, item: int, side: int = SIDE) -> Image.Image:
         picture = dataset.images.open(name)
     except Refused:  # an unreadable picture is a fault of the data, reported by stage 01, not a reason to show nothing
         return placeholder(side)
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    picture = ImageOps.contain(picture, (side, side), Image.Resampling.LANCZOS)
     square = Image.new("RGB", (side, side), "white")
     square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return square
