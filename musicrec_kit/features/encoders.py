@@ -190,8 +190,7 @@ def _from_properties(dataset: "Dataset", modality: str, params: FeatureParams, d
 
     if dataset.images.root is None:
         raise Refused("encoder properties reads the demo's own properties, and this data set has no demo folder")
-    matrix = np.ascontiguousarray(property_matrix(dataset.images.root.parent, modality), dtype=np.float32)
-    assert len(matrix) == dataset.n_items, (len(matrix), dataset.n_items)
+    matrix = property_matrix(dataset.images.root.parent, modality, dataset.items["raw_id"].tolist())
     return Features(modality, *checked(matrix, np.ones(len(matrix), bool), f"{modality} by properties"), "properties")
 
 
