@@ -185,7 +185,7 @@ def _fit_stage(
 
 
 def _schedule(params: GeneratorParams, in_epoch: int) -> tuple[int, int]:
-    """Return (chunks, steps per chunk): epochs, or `params.steps` in about as many chunks as it has epochs, rounded up."""
+    """Return (chunks, steps per chunk): epochs, or `params.steps` in as many chunks as it has epochs, rounded up."""
     if params.steps is None:
         return params.epochs, in_epoch
     chunks = -(-params.steps // in_epoch)

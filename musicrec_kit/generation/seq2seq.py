@@ -6,16 +6,16 @@ same weights; queries, keys and values of a self-attention are one matrix here (
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from musicrec_kit import runs, seeds
 from musicrec_kit.params import Refused
@@ -66,7 +66,7 @@ def drop(x: Tensor, rate: float, training: bool) -> Tensor:
     if not training or rate == 0.0:
         return x
     if x.device.type != "cpu":
-        return F.dropout(x, rate)
+        return functional.dropout(x, rate)
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
     kept = (draws[: x.numel()] >= round(rate * 2**16) - 2**15).to(x.dtype).mul_(1 / (1 - rate))
     return x * kept.view(x.shape)
@@ -81,7 +81,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes dim"]:
         """Return x over its root mean square, times the weight."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, EPSILON)
+        return functional.rms_norm(x.float(), self.weight.shape, self.weight, EPSILON)
 
 
 class FeedForward(nn.Module):
@@ -96,7 +96,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes dim"]:
         """Return x + feed-forward(x)."""
-        hidden = drop(F.relu(self.widen(self.norm(x))), self.dropout, self.training)
+        hidden = drop(functional.relu(self.widen(self.norm(x))), self.dropout, self.training)
         return x + drop(self.narrow(hidden), self.dropout, self.training)
 
 
@@ -131,19 +131,23 @@ class Attention(nn.Module):
     def attend(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         """Return x + attention; `bias` is added to the scores and broadcasts over batch, heads and queries."""
         if self.training and self.dropout:
-            mixed = drop((query @ key.transpose(-1, -2) + bias).softmax(dim=-1), self.dropout, True).to(value.dtype) @ value
+            weights = (query @ key.transpose(-1, -2) + bias).softmax(dim=-1)
+            mixed = drop(weights, self.dropout, True).to(value.dtype) @ value
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), scale=1.0)
+            mixed = functional.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), scale=1.0)
         return x + drop(self.output(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
 
 
 class Layer(nn.Module):
     """Self-attention, in a decoder cross-attention, feed-forward."""
 
+    cross_attention: Attention  # of a decoder's layers
+
     def __init__(self, shape: Shape, dropout: float, decoder: bool) -> None:
         super().__init__()
         self.self_attention = Attention(shape, dropout, cross=False)
-        self.cross_attention = Attention(shape, dropout, cross=True) if decoder else None
+        if decoder:
+            self.cross_attention = Attention(shape, dropout, cross=True)
         self.feed_forward = FeedForward(shape, dropout)
 
 
@@ -157,7 +161,13 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(Layer(shape, dropout, decoder) for _ in range(shape.layers))
         self.norm = RMSNorm(shape.dim)
 
-    def bias(self, queries: Int[Tensor, " queries"], keys: Int[Tensor, " keys"]) -> Float[Tensor, "1 heads queries keys"]:
+    def __iter__(self) -> Iterator[Layer]:
+        """Iterate over the layers."""
+        return iter(cast(list[Layer], list(self.layers)))
+
+    def bias(
+        self, queries: Int[Tensor, " queries"], keys: Int[Tensor, " keys"]
+    ) -> Float[Tensor, "1 heads queries keys"]:
         """Return the bias between positions; a decoder's later keys are -inf."""
         distance = keys[None, :] - queries[:, None]
         bias = self.position_bias(bucket(distance, bidirectional=not self.decoder)).permute(2, 0, 1)[None]
@@ -215,7 +225,7 @@ class T5(nn.Module):
         positions = torch.arange(source.shape[1], device=source.device)
         bias = self.encoder.bias(positions, positions).masked_fill(~kept[:, None, None, :], -math.inf)
         x = self.embed(source)
-        for layer in self.encoder.layers:
+        for layer in self.encoder:
             x = layer.feed_forward(layer.self_attention.attend(x, *layer.self_attention.project(x), bias))
         return Memory(self.encoder.finish(x), kept)
 
@@ -225,7 +235,7 @@ class T5(nn.Module):
         bias = self.decoder.bias(positions, positions)
         memory_bias = source_bias(memory)
         x = self.embed(inputs)
-        for layer in self.decoder.layers:
+        for layer in self.decoder:
             x = layer.self_attention.attend(x, *layer.self_attention.project(x), bias)
             cross = layer.cross_attention
             query = cross.heads(cross.query(cross.norm(x)))
@@ -236,20 +246,20 @@ class T5(nn.Module):
         self, hidden: Float[Tensor, "*axes dim"], first: int = 0, stop: int | None = None
     ) -> Float[Tensor, "*axes tokens"]:
         """Return the logits of tokens first..stop: the embedding tied, scaled by dim^-0.5."""
-        return F.linear(hidden * self.shape.dim**-0.5, self.embedding.weight[first:stop])
+        return functional.linear(hidden * self.shape.dim**-0.5, self.embedding.weight[first:stop])
 
     def forward(
         self, source: Int[Tensor, "batch source"], target: Int[Tensor, "batch target"]
     ) -> Float[Tensor, "batch target tokens"]:
         """Return the logits of every target token given those before it."""
-        return self.logits(self.decode(F.pad(target, (1, 0), value=PAD)[:, :-1], self.encode(source)))
+        return self.logits(self.decode(functional.pad(target, (1, 0), value=PAD)[:, :-1], self.encode(source)))
 
     def loss(
         self, source: Int[Tensor, "batch source"], target: Int[Tensor, "batch target"], reduction: str = "mean"
     ) -> Float[Tensor, ""]:
         """Return the cross-entropy over target tokens (eos included, padding ignored): their mean, or their sum."""
         logits = self(source, target).float()
-        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD, reduction=reduction)
+        return functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD, reduction=reduction)
 
 
 def source_bias(memory: Memory) -> Float[Tensor, "batch 1 1 source"]:

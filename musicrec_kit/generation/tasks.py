@@ -1,8 +1,8 @@
 """Tasks: the kinds of training example, and their batches of tokens.
 
-A history's or an item's tokens are a slice of one long array (`TokenStore`), so an example is five integers (`Spans`) and
-a batch is one gather on the device. A *writing* is the tuple of views that an item is written in, one after the other;
-where there is one view of several segments, `view:stream` names a segment.
+A history's or an item's tokens are a slice of one long array (`TokenStore`), so an example is five integers (`Spans`)
+and a batch is one gather on the device. A *writing* is the tuple of views that an item is written in, one after the
+other; where there is one view of several segments, `view:stream` names a segment.
 
 Source = prompt + tokens + eos, target = tokens + eos, padded on the right (lineage.md 3.1).
 """
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 Writing = tuple[str, ...]
 WINDOW = 64  # batches that are sorted by length together
+ALIKE = 4  # lengths that differ by less share batches, so that tasks mix
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def expand(words: Iterable[str], segments: dict[str, tuple[tuple[str, int], ...]
         parts = [(f"{views[0]}:{stream}",) for stream, _ in segments[views[0]]]
     pairs = list(permutations(parts, 2))
     crossed = pairs if len(views) > 1 else []
-    given, families, prompt = set(words), {}, 0
+    given, prompt = set(words), 0
+    families: dict[str, tuple[Family, ...]] = {}
     for word in ("next", "joint", "align", "cross"):
         if word not in given:
             continue
@@ -141,9 +143,10 @@ class TokenStore:
             size += len(arrays[-1])
         self.tokens = torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *arrays])).to(self.device)
         n_prompts = max([task.prompt for task in tasks], default=-1) + 1
-        prompts = [vocabulary.prompts(number) for number in range(n_prompts)]
-        self.prompts = torch.from_numpy(np.stack([*prompts, np.zeros_like(prompts[0])]) if prompts else np.zeros((1, 0), np.int32))
-        self.prompts = self.prompts.to(self.device)
+        rows = np.zeros((n_prompts + 1, len(vocabulary.prompts(0)) if n_prompts else 0), np.int32)
+        for number in range(n_prompts):
+            rows[number] = vocabulary.prompts(number)
+        self.prompts = torch.from_numpy(rows).to(self.device)  # the last row, of -1, is never read
 
     @property
     def n_prompt_tokens(self) -> int:
@@ -214,11 +217,13 @@ def draw_epoch(store: TokenStore, families: Sequence[Family], examples: Examples
     return Spans.join(parts)
 
 
-def order_in_batches(widths: np.ndarray, minor: np.ndarray, batch: int, seed: int | None, epoch: int = 0) -> list[np.ndarray]:
+def order_in_batches(
+    widths: np.ndarray, minor: np.ndarray, batch: int, seed: int | None, epoch: int = 0
+) -> list[np.ndarray]:
     """Return the batches of an epoch as index arrays: examples of like length together, batches in random order.
 
-    Examples are shuffled, cut into windows of 64 batches, sorted by (`widths`, `minor`) inside each, cut into batches, and
-    the batches are shuffled. With seed None there is one window and the batches stay sorted.
+    Examples are shuffled, cut into windows of 64 batches, sorted by `widths` (roughly, so that tasks mix) inside each, cut into
+    batches, and the batches are shuffled. With seed None all are sorted by (`widths`, `minor`) and stay so.
     """
     n = len(widths)
     if seed is None:
@@ -226,7 +231,7 @@ def order_in_batches(widths: np.ndarray, minor: np.ndarray, batch: int, seed: in
         return [order[first : first + batch] for first in range(0, n, batch)]
     generator = seeds.generator(seed, "batches", epoch)
     rank = generator.permutation(n)
-    order = np.lexsort([rank, minor, widths, rank // (WINDOW * batch)])
+    order = np.lexsort([rank, widths // ALIKE, rank // (WINDOW * batch)])
     batches = [order[first : first + batch] for first in range(0, n, batch)]
     return [batches[i] for i in generator.permutation(len(batches))]
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from reference_generation import hf_t5
 
 from musicrec_kit.generation import seq2seq
 from musicrec_kit.generation.seq2seq import T5, Shape
@@ -12,33 +13,9 @@ SHAPE = Shape(dim=24, feed_forward=40, d_kv=8, heads=3, layers=2)
 TOKENS = 31
 
 
-def hf_t5(shape: Shape = SHAPE, seed: int = 0):
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    config = T5Config(
-        vocab_size=TOKENS,
-        d_model=shape.dim,
-        d_ff=shape.feed_forward,
-        d_kv=shape.d_kv,
-        num_heads=shape.heads,
-        num_layers=shape.layers,
-        dropout_rate=0.0,
-        decoder_start_token_id=0,
-        pad_token_id=0,
-        eos_token_id=1,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = T5ForConditionalGeneration(config).eval()
-        with torch.no_grad():
-            for parameter in model.parameters():  # norms too, so that every weight matters
-                parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
-
-
 @pytest.fixture(scope="module")
 def pair():
-    theirs = hf_t5()
+    theirs = hf_t5(SHAPE, TOKENS)
     ours = T5(TOKENS, SHAPE)
     ours.load_state_dict(seq2seq.weights_from_hf(theirs.state_dict()))
     return theirs, ours.eval()
@@ -78,8 +55,8 @@ def test_gradients_equal_hugging_face(pair):
     expected = seq2seq.weights_from_hf(gradients)
     found = {name: p.grad for name, p in ours.named_parameters()}
     assert found.keys() == expected.keys()
-    for name in found:
-        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    for name, grad in found.items():
+        torch.testing.assert_close(grad, expected[name], atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_padding_changes_nothing(pair):
@@ -123,7 +100,7 @@ def test_parameter_count_of_the_lineage():
 
 
 def test_pretrained_blocks_are_copied_and_token_rows_are_ours(tmp_path):
-    theirs = hf_t5(seed=5)
+    theirs = hf_t5(SHAPE, TOKENS, seed=5)
     theirs.save_pretrained(tmp_path)
     model = T5(200, SHAPE).initialise(0)
     before = model.embedding.weight.detach().clone()
@@ -138,7 +115,7 @@ def test_pretrained_blocks_are_copied_and_token_rows_are_ours(tmp_path):
 
 
 def test_pretrained_of_another_shape_is_refused(tmp_path):
-    hf_t5().save_pretrained(tmp_path)
+    hf_t5(SHAPE, TOKENS).save_pretrained(tmp_path)
     with pytest.raises(Refused, match="backbone of the same shape"):
         seq2seq.load_hf_blocks(T5(200, seq2seq.SHAPES["tiny"]), tmp_path)
     with pytest.raises(Refused, match=r"no model\.safetensors"):

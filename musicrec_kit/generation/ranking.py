@@ -1,0 +1,183 @@
+"""Ranking: every user's lists, one per view, `joint`, `merged` and `merged_lse`, plain and with the history masked.
+
+A list is named by its view, or `main` where there is one view. `<list>/no_history` closes all earlier items of the user
+inside the search, so that as many items remain as the beam is wide.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from musicrec_kit.data.splits import Examples, Sequences
+from musicrec_kit.evaluation.protocol import NO_HISTORY, NOTHING, RankedList, history_entries
+from musicrec_kit.generation import lists
+from musicrec_kit.generation.beam_search import Found, capacity, search, watched_search
+from musicrec_kit.generation.decoding import open_cache
+from musicrec_kit.generation.exact import score_everything
+from musicrec_kit.generation.fit import Generator
+from musicrec_kit.generation.legal import NOWHERE, Legal, make_legal
+from musicrec_kit.generation.lists import ItemList
+from musicrec_kit.generation.tasks import Spans, Task, TokenStore
+from musicrec_kit.params import RankParams
+
+log = logging.getLogger(__name__)
+
+STORED = 20  # places of a list that are kept
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A list that is decoded: its task, its moves, and the items of each ID in drawn order."""
+
+    name: str
+    task: Task
+    legal: Legal
+    leaf_items: Tensor
+    leaves: np.ndarray  # int64 [items]: the leaf of each item, -1 without an ID
+
+
+class _Masks(NamedTuple):
+    """The histories of a batch: pairs (user in the batch, item), each once, and the same as a table."""
+
+    users: Tensor
+    items: Tensor
+    seen: Tensor
+
+
+class Ranker:
+    """Lists of a generator under one way of decoding.
+
+    Attributes:
+        invalid: after `rank`, list -> share of returned IDs that no item has (0 under rank.tree=joint).
+    """
+
+    def __init__(self, generator: Generator, sequences: Sequences, params: RankParams, seed: int = 0) -> None:
+        self.generator, self.sequences, self.params = generator, sequences, params
+        self.invalid: dict[str, float] = {}
+        self.n_items, self.width = generator.ids.n_items, max(params.beam, STORED)
+        views, tasks = list(generator.ids.views), (*generator.tasks("next"), *generator.tasks("joint"))
+        assert tasks, "no trained task gives a list: rank needs next or joint"
+        names = {task: "main" if len(views) == 1 else task.name.removeprefix("next/") for task in tasks}
+        self.sources = [self._source(names[task], task, seed) for task in tasks]
+        self.merging = [source.name for source in self.sources if source.task.name != "joint"]
+        self._store = TokenStore(generator.vocabulary, sequences, tasks, generator.device)
+
+    def _source(self, name: str, task: Task, seed: int) -> _Source:
+        legal = make_legal(self.generator.vocabulary, task.target, self.params.tree, self.generator.device)
+        return _Source(name, task, legal, lists.shuffled_leaves(legal, seed), legal.leaf_of_item(self.n_items))
+
+    @torch.inference_mode()
+    def rank(self, examples: Examples, full_histories: Examples) -> dict[str, RankedList]:
+        """Return every list of every example, plain and `/no_history`, in the order of the examples.
+
+        Args:
+            full_histories: the same users with all their earlier items, which `/no_history` masks.
+        """
+        assert np.array_equal(examples.users, full_histories.users), "examples and full histories are of other users"
+        spans = [self._store.spans(source.task, examples) for source in self.sources]
+        widest = np.max([self._store.source_widths(span) for span in spans], axis=0)
+        order = np.argsort(widest, kind="stable")  # users with histories of like length together
+        chunks = [order[i : i + self.params.batch] for i in range(0, len(order), self.params.batch)]
+        returned = {source.name: np.zeros(2, np.int64) for source in self.sources}
+        parts: dict[str, list[RankedList]] = {}
+        self.generator.model.eval()
+        for chunk in tqdm(chunks, desc="ranking", unit="batch", mininterval=1.0, leave=False):
+            some = [span.take(chunk) for span in spans]
+            made = self._decode(some, self._masks(full_histories.take(chunk)), returned)
+            targets = torch.from_numpy(examples.target[chunk].astype(np.int64)).to(self.generator.device)
+            for name, part in self._lists(made, targets):
+                parts.setdefault(name, []).append(part)
+        self.invalid = {name: float(counts[0] / max(1, counts[1])) for name, counts in returned.items()}
+        if self.params.tree != "joint":
+            log.info("share of IDs that no item has: %s", {name: round(v, 4) for name, v in self.invalid.items()})
+        inverse = np.argsort(order)
+        return {name: self._joined(made, inverse) for name, made in parts.items()}
+
+    def _joined(self, parts: list[RankedList], inverse: np.ndarray) -> RankedList:
+        columns = ((part.items, part.scores, part.target_rank) for part in parts)
+        return RankedList(*(np.concatenate(column)[inverse] for column in zip(*columns, strict=True)))
+
+    def _masks(self, histories: Examples) -> _Masks:
+        users, items, _ = history_entries(self.sequences, histories)
+        keys = np.unique(users * self.n_items + items)
+        pairs = [torch.from_numpy(part).to(self.generator.device) for part in np.divmod(keys, self.n_items)]
+        seen = torch.zeros(len(histories), self.n_items, dtype=torch.bool, device=self.generator.device)
+        seen[pairs[0], pairs[1]] = True
+        return _Masks(pairs[0], pairs[1], seen)
+
+    def _decode(
+        self, spans: list[Spans], masks: _Masks, returned: dict[str, np.ndarray]
+    ) -> dict[str, dict[str, ItemList]]:
+        """Return "" and "/no_history" -> list name -> items, for a batch of users."""
+        made: dict[str, dict[str, ItemList]] = {"": {}, NO_HISTORY: {}}
+        for source, span in zip(self.sources, spans, strict=True):
+            plain, masked = self._found(source, span, masks)
+            live = torch.isfinite(plain.lineage)
+            returned[source.name] += np.array([int((live & (plain.leaf == NOWHERE)).sum()), int(live.sum())])
+            for suffix, found, seen in (("", plain, None), (NO_HISTORY, masked, masks.seen)):
+                made[suffix][source.name] = lists.expand_items(found, source.legal, source.leaf_items, self.width, seen)
+        return made
+
+    def _found(self, source: _Source, spans: Spans, masks: _Masks) -> tuple[Found, Found]:
+        """Return the best IDs, plain and without the history's."""
+        model, legal, params = self.generator.model, source.legal, self.params
+        width = int(self._store.source_widths(spans).max())
+        memory = model.encode(self._store.sources(self._store.on_device(spans), width))
+        closed = legal.closed(masks.users, masks.items, len(masks.seen))
+        if params.exact:
+            args = (model, self.generator.vocabulary, legal, memory, self.width, params.score)
+            return score_everything(*args), score_everything(*args, closed)
+        cache = open_cache(model, memory, capacity(legal, params.beam))
+        plain, entered = watched_search(model, legal, memory, params.beam, params.score, None, closed, cache)
+        again = entered.nonzero()[:, 0]
+        if not len(again):
+            return plain, plain
+        memory, cache = type(memory)(*(part[again] for part in memory)), cache.take(again)
+        found = search(model, legal, memory, params.beam, params.score, closed[again], cache)
+        return plain, Found(*(old.index_copy(0, again, new) for old, new in zip(plain, found, strict=True)))
+
+    def _lists(self, made: dict[str, dict[str, ItemList]], targets: Tensor) -> Iterator[tuple[str, RankedList]]:
+        """Yield all lists of a batch by name."""
+        for suffix, views in made.items():
+            for source in self.sources:
+                items = views[source.name]
+                scores = items.lineage if self.params.score == "lineage" else items.ours
+                yield source.name + suffix, self._ranked(items.items, scores, targets, [source])
+            if len(self.merging) > 1:
+                walked = [lists.by_lineage(views[name]) for name in self.merging]
+                merging = [source for source in self.sources if source.name in self.merging]
+                merged = lists.merge_lineage([(view.items, view.lineage) for view in walked])
+                yield "merged" + suffix, self._ranked(*merged, targets, merging)
+                merged = lists.merge_lse([(view.items, view.ours) for view in walked])
+                yield "merged_lse" + suffix, self._ranked(*merged, targets, merging)
+
+    def _ranked(self, items: Tensor, scores: Tensor, targets: Tensor, sources: list[_Source]) -> RankedList:
+        rank = lists.ranks_of_targets(items, scores, targets, self._classes(sources))
+        stored = items[:, :STORED], scores[:, :STORED]
+        room = (0, max(0, STORED - items.shape[1]))
+        kept = torch.nn.functional.pad(stored[0], room, value=NOTHING).to(torch.int32)
+        values = torch.nn.functional.pad(stored[1], room, value=-torch.inf).to(torch.float32)
+        return RankedList(kept.cpu().numpy(), values.cpu().numpy(), rank.to(torch.int32).cpu().numpy())
+
+    def _classes(self, sources: list[_Source]) -> Tensor:
+        """Return equal numbers for items with equal IDs in all the lists."""
+        _, classes = np.unique(np.stack([source.leaves for source in sources], axis=1), axis=0, return_inverse=True)
+        return torch.from_numpy(classes.ravel()).to(self.generator.device)
+
+
+def rank(
+    generator: Generator,
+    sequences: Sequences,
+    examples: Examples,
+    full_histories: Examples,
+    params: RankParams,
+    seed: int = 0,
+) -> dict[str, RankedList]:
+    """Return every list, plain and `/no_history` (`Ranker.rank`)."""
+    return Ranker(generator, sequences, params, seed).rank(examples, full_histories)
