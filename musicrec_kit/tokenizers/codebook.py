@@ -80,13 +80,15 @@ def kmeans_seeds(vectors: Float[Tensor, "items dim"], codes: int, generator: tor
             chosen += spare[: codes - len(chosen)].tolist()
             break
         drawn = torch.multinomial(nearest, BLOCK, replacement=True, generator=generator)
-        chance = torch.rand(BLOCK, generator=generator)
-        among = squared_distances(vectors[drawn], vectors[drawn]).cpu()
+        chance = torch.rand(BLOCK, generator=generator).tolist()
+        then = nearest[drawn].tolist()
+        among = squared_distances(vectors[drawn], vectors[drawn]).cpu().numpy()
         kept: list[int] = []
         for i in range(BLOCK):
-            now = min(float(nearest[drawn[i]]), *among[i, kept].tolist()) if kept else float(nearest[drawn[i]])
-            if chance[i] * nearest[drawn[i]] < now and len(chosen) + len(kept) < codes:
+            now = min(then[i], *among[i, kept].tolist()) if kept else then[i]
+            if chance[i] * then[i] < now:
                 kept.append(i)
+        kept = kept[: codes - len(chosen)]
         rows = drawn[kept]
         chosen += rows.tolist()
         nearest = torch.minimum(nearest, _distances_to(vectors, vectors[rows]).cpu())
