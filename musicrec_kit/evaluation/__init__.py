@@ -1,0 +1,15 @@
+"""Evaluation: full ranking per user, metrics from the target's rank, counters beside every row, paired comparison.
+
+`compare`, `counters` and `metrics` are modules of this room.
+"""
+
+from musicrec_kit.evaluation.protocol import (
+    RankedList,
+    Rankings,
+    per_user_table,
+    rank_by_scores,
+    ranks_in_lists,
+    summarize,
+)
+
+__all__ = ["RankedList", "Rankings", "per_user_table", "rank_by_scores", "ranks_in_lists", "summarize"]
