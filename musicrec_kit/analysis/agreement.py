@@ -30,9 +30,9 @@ TINY = 1e-9
 
 
 def adjusted_mutual_information(a: np.ndarray, b: np.ndarray, average_method: Average = "arithmetic") -> float:
-    """Return the AMI of two labellings of the same items; NaN where chance alone explains all there is.
+    """Return the AMI of two labellings of the same items; NaN where both have one group or both tell every item apart.
 
-    That is so where a labelling has one group, or tells every item apart. The expectation is summed over distinct group
+    It is 0 where only one of them does: chance alone then explains all that they share. The expectation is summed over distinct group
     sizes, not over pairs of groups, so that thousands of small groups cost no more than a few.
     """
     a, b = (np.unique(np.asarray(labels), return_inverse=True)[1] for labels in (a, b))
