@@ -32,8 +32,8 @@ TINY = 1e-9
 def adjusted_mutual_information(a: np.ndarray, b: np.ndarray, average_method: Average = "arithmetic") -> float:
     """Return the AMI of two labellings of the same items; NaN where both have one group or both tell every item apart.
 
-    It is 0 where only one of them does: chance alone then explains all that they share. The expectation is summed over distinct group
-    sizes, not over pairs of groups, so that thousands of small groups cost no more than a few.
+    It is 0 where only one of them does: chance alone then explains all that they share. The expectation is summed over
+    distinct group sizes, not over pairs of groups, so that thousands of small groups cost no more than a few.
     """
     a, b = (np.unique(np.asarray(labels), return_inverse=True)[1] for labels in (a, b))
     assert len(a) == len(b), f"labels of {len(a)} and of {len(b)} items"
