@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from musicrec_kit import runs, training
+from musicrec_kit import runs, seeds, training
 from musicrec_kit.data.splits import Examples, Sequences, held_out, train_prefixes
 from musicrec_kit.generation import seq2seq, tasks
 from musicrec_kit.generation.seq2seq import SHAPES, T5
@@ -84,7 +84,8 @@ class Generator:
         families = tasks.expand(words, ids.segments)
         n_prompts = sum(task.prompt >= 0 for family in itertools.chain(*families.values()) for task in family)
         vocabulary = Vocabulary.from_ids(ids, ids_params, n_prompts, params.prompt_tokens)
-        model = T5(vocabulary.size, SHAPES[params.backbone], params.dropout).initialise(seed)
+        with seeds.torch_seed(seed, "modules"):  # torch's layers draw weights of their own when they are made
+            model = T5(vocabulary.size, SHAPES[params.backbone], params.dropout).initialise(seed)
         return cls(model, vocabulary, families, params, history)
 
 
