@@ -6,6 +6,7 @@ bars in hatching, so that a figure survives a black-and-white printer.
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +60,24 @@ def theme() -> AbstractContextManager[Any]:
     return mpl.rc_context(dict(STYLE))
 
 
-def _panels(columns: int, width: float = COLUMN, height: float = 3.0) -> "tuple[Figure, list[Axes]]":
-    """Return a figure with panels side by side; it belongs to nobody's pyplot state, so nothing shows it twice."""
+def _figure(width: float, height: float, **more: Any) -> "Figure":
+    """Return a figure that is no part of pyplot's global state, and that a notebook shows as a picture all the same."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    figure = Figure(figsize=(width, height), **more)
+    setattr(figure, "_repr_png_", lambda: _png(figure))  # noqa: B010  (no class of ours: matplotlib is imported late)
+    return figure
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=STYLE["figure.dpi"], bbox_inches="tight")
+    return buffer.getvalue()
+
+
+def _panels(columns: int, width: float = COLUMN, height: float = 3.0) -> "tuple[Figure, list[Axes]]":
+    """Return a figure with panels side by side."""
+    figure = _figure(width * columns, height, layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
@@ -105,18 +119,18 @@ def loss_terms(log: pd.DataFrame, terms: Sequence[str], title: str = "", ylabel:
 
 
 def codebook_usage(usage: pd.DataFrame) -> "Figure":
-    """Draw the share of codes in use and the perplexity's share, per stream and level (tokenizers.health.usage)."""
+    """Draw the share of the codes in use and of the perplexity, per view and level (analysis.codes.usage_per_view)."""
     with theme():
-        streams = list(dict.fromkeys(usage["stream"]))
-        figure, axes = _panels(len(streams), 3.2)
-        for stream, axis in zip(streams, axes, strict=True):
-            rows = usage[usage["stream"] == stream]
+        views = list(dict.fromkeys(usage["view"]))
+        figure, axes = _panels(len(views), 3.2)
+        for view, axis in zip(views, axes, strict=True):
+            rows = usage[usage["view"] == view]
             levels = np.arange(len(rows))
-            bars = (("in use", rows["used"] / rows["codes"]), ("perplexity", rows["perplexity"] / rows["codes"]))
+            bars = (("codes in use", rows["used"] / rows["size"]), ("perplexity", rows["perplexity"] / rows["size"]))
             for at, (name, share) in enumerate(bars):
                 _bars(axis, levels + (at - 0.5) * 0.38, share, name, at, width=0.36)
             axis.set(xticks=levels, xticklabels=[f"level {n + 1}" for n in rows["level"]], ylim=(0, 1.05))
-            axis.set(title=stream, ylabel="share of the codebook")
+            axis.set(title=view, ylabel="share of the codebook")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         return figure
 
@@ -129,6 +143,8 @@ def _bars(axis: "Axes", x: Any, height: Any, label: str, at: int, **more: Any) -
 def heat_map(frame: pd.DataFrame, title: str = "", label: str = "AMI") -> "Figure":
     """Draw a table of numbers as a heat map with the numbers written in; empty cells stay white."""
     with theme():
+        if not frame.size:
+            return nothing("nothing to compare")
         values = frame.to_numpy(dtype=float)
         figure, (axis,) = _panels(1, 1.4 + 0.75 * frame.shape[1], 1.0 + 0.42 * frame.shape[0])
         top = max(0.05, float(np.nanmax(values, initial=0)))
@@ -168,6 +184,14 @@ def metric_bars(
         return figure
 
 
+def nothing(why: str) -> "Figure":
+    """Draw an empty panel that says why there is nothing to see."""
+    figure, (axis,) = _panels(1, COLUMN, 0.8)
+    axis.set_axis_off()
+    axis.text(0.5, 0.5, why, ha="center", va="center", color="#5f6b73")
+    return figure
+
+
 def histogram(values: Iterable[float], xlabel: str, title: str = "", ylabel: str = "count") -> "Figure":
     """Draw how often whole numbers occur, such as lengths of histories."""
     with theme():
@@ -188,9 +212,7 @@ def picture_grid(
     items = [int(item) for item in items]
     rows = max(1, -(-len(items) // columns))
     with theme():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(1.6 * columns, 2.05 * rows))
+        figure = _figure(1.6 * columns, 2.05 * rows)
         figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.2 / rows, wspace=0.08, hspace=0.3)
         for at, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
             axis.set_axis_off()

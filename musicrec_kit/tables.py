@@ -48,10 +48,15 @@ def _row(users: pd.DataFrame) -> dict[str, float]:
     """Return the metrics of one list from its rows of per_user.parquet."""
     row: dict[str, float] = {}
     for end, column in (("", "rank"), (NEW, "rank_no_history")):
-        ranks = users[column].to_numpy()
+        ranks = _ranks(users[column])
         row |= {f"{name}{end}": float(metric_values(ranks, name).mean()) for name in METRICS}
         row["HR@10 low" + end], row["HR@10 high" + end] = wilson(row["HR@10" + end], len(ranks))
     return row
+
+
+def _ranks(column: pd.Series) -> np.ndarray:
+    """Return ranks as plain numbers; unknown (no masked list was made) counts as absent."""
+    return column.to_numpy(dtype=np.int64, na_value=0)
 
 
 def metric_values(ranks: np.ndarray, name: str) -> np.ndarray:
@@ -148,7 +153,7 @@ def paired(first: runs.Run, second: runs.Run, split: str = "test", seed: int = 0
     Raises:
         Refused: the runs are of different data, so that users cannot be paired.
     """
-    from musicrec_kit import evaluation
+    from musicrec_kit.evaluation import compare
 
     if first.metrics["fingerprint"] != second.metrics["fingerprint"]:
         raise Refused(f"{first.name} and {second.name} have different data (fingerprints differ): nothing to pair")
@@ -158,22 +163,12 @@ def paired(first: runs.Run, second: runs.Run, split: str = "test", seed: int = 0
     rows = []
     for end, column in (("", "rank"), (NEW, "rank_no_history")):
         for metric in ("HR@10", "NDCG@10"):
-            a, b = (metric_values(both[f"{column}_{i}"].to_numpy(), metric) for i in (1, 2))
-            test = evaluation.paired_test(a, b)
-            low, high = evaluation.bootstrap_interval(a - b, seed)
+            a, b = (metric_values(_ranks(both[f"{column}_{i}"]), metric) for i in (1, 2))
+            _, p = compare.paired_test(a, b)
+            low, high = compare.bootstrap_interval(a - b, seed)
             row = {"metric": metric + end, names[0]: a.mean(), names[1]: b.mean(), "difference": a.mean() - b.mean()}
-            rows.append({**row, "difference low": low, "difference high": high, "p": _p_value(test)})
+            rows.append({**row, "difference low": low, "difference high": high, "p": p})
     return pd.DataFrame(rows)
-
-
-def _p_value(test: Any) -> float:
-    """Return the p-value of a test's result, however it is packed."""
-    for name in ("p", "pvalue", "p_value"):
-        if isinstance(test, Mapping) and name in test:
-            return float(test[name])
-        if hasattr(test, name):
-            return float(getattr(test, name))
-    return float(test)
 
 
 def _two_names(first: runs.Run, second: runs.Run) -> list[str]:
@@ -242,6 +237,17 @@ def settings_table(settings: Any, sections: Iterable[str] = ()) -> pd.DataFrame:
     chosen = {name: values[name] for name in (sections or values) if name in values}
     rows = [(key, _plain(value)) for key, value in leaves(chosen) if value not in (None, {}, [], "")]
     return pd.DataFrame(rows, columns=["setting", "value"])
+
+
+def ami_wide(table: pd.DataFrame, labels: str = "prefix") -> pd.DataFrame:
+    """Return AMI as a matrix: rows are the levels of a modality ("code" alone, or the "prefix" up to it), columns what
+    they are compared with."""
+    if not len(table):
+        return pd.DataFrame()
+    rows = table[table["labels"] == labels]
+    names = rows["a"] + ", level " + (rows["level"] + 1).astype(str)
+    wide = rows.assign(row=names).pivot_table(index="row", columns="b", values="ami", sort=False)
+    return wide.rename_axis(index=None, columns=None)
 
 
 # --- printing --------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_loss_terms_leave_out_what_is_zero() -> None:
 
 
 def test_codebook_usage_draws_shares() -> None:
-    usage = pd.DataFrame({"stream": ["a", "a"], "level": [0, 1], "codes": 8, "used": [8, 4], "perplexity": [4.0, 2.0]})
+    usage = pd.DataFrame({"view": ["a", "a"], "level": [0, 1], "size": 8, "used": [8, 4], "perplexity": [4.0, 2.0]})
     (axis,) = plots.codebook_usage(usage).axes
     assert [bar.get_height() for bar in axis.patches] == [1, 0.5, 0.5, 0.25]
 
@@ -74,6 +74,11 @@ def test_a_heat_map_writes_its_numbers() -> None:
     frame = pd.DataFrame([[1.0, np.nan], [0.25, 0.5]], index=["a", "b"], columns=["x", "y"])
     axis = plots.heat_map(frame).axes[0]
     assert [text.get_text() for text in axis.texts] == ["1.00", "0.25", "0.50"]
+    assert plots.heat_map(pd.DataFrame()).axes[0].texts[0].get_text() == "nothing to compare"
+
+
+def test_a_notebook_shows_figures_as_pictures() -> None:
+    assert plots.histogram([1, 2, 2], "n")._repr_png_().startswith(b"\x89PNG")
 
 
 def test_a_picture_grid_shows_pictures_and_titles(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_paired_compares_users(tmp_path: Path) -> None:
     table = tables.paired(first, second).set_index("metric")
     row = table.loc["HR@10"]
     assert (row["seed0"], row["seed1"], row["difference"]) == (0.75, 0.5, 0.25)
-    assert row["difference low"] > 0.1 and row["difference high"] < 0.4 and row["p"] < 0.01
+    assert row["difference low"] > 0.1 and row["difference high"] <= 0.4 and row["p"] < 0.01
     assert table.loc["HR@10 new", "difference"] == 0
 
 
@@ -138,3 +138,11 @@ def test_training_logs_of_several_parts_become_one_table(tmp_path: Path) -> None
     log = tables.training_log(tmp_path)
     assert log["part"].tolist() == ["image", "text", "text"] and log["loss"].tolist() == [3, 2, 1]
     assert len(tables.training_log(tmp_path / "text" / "none")) == 0
+
+
+def test_ami_becomes_a_matrix() -> None:
+    rows = [("text", "image", 0, "prefix", 0.1), ("text", "image", 0, "code", 0.9), ("text", "kind", 1, "prefix", 0.2)]
+    wide = tables.ami_wide(pd.DataFrame(rows, columns=["a", "b", "level", "labels", "ami"]))
+    assert wide.index.tolist() == ["text, level 1", "text, level 2"] and wide.columns.tolist() == ["image", "kind"]
+    assert wide.loc["text, level 1", "image"] == 0.1 and np.isnan(wide.loc["text, level 1", "kind"])
+    assert tables.ami_wide(pd.DataFrame()).empty

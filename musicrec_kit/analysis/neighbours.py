@@ -1,26 +1,67 @@
-"""Neighbours of one item: by a modality's features, by semantic ID, by co-purchase. One query at a time."""
+"""Neighbours of an item: by a modality's features, by semantic ID, by co-purchase; and what neighbours have in common.
 
-from collections.abc import Mapping
+Similarities of all items with all others are never held at once: a few rows at a time.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from musicrec_kit.data import Sequences
 from musicrec_kit.features import Features
 from musicrec_kit.ids.semantic_ids import NULL, SemanticIds
 
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE = 1024
 
 
-def unit_rows(features: Features) -> np.ndarray:
-    """Return float32 [items, dim], rows scaled to length 1, a few thousand at a time; rows of absent items are zero."""
-    rows = np.zeros_like(features.matrix)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        part = features.matrix[start : start + ROWS_AT_ONCE]
-        length = np.linalg.norm(part, axis=1, keepdims=True)
-        rows[start : start + ROWS_AT_ONCE] = np.divide(part, length, out=np.zeros_like(part), where=length > 0)
-    rows[~features.present] = 0
-    return rows
+def unit_rows(matrix: np.ndarray) -> np.ndarray:
+    """Return float32 [items, dim], rows scaled to length 1; rows of zeros stay zero."""
+    length = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return np.divide(matrix, length, out=np.zeros_like(matrix), where=length > 0)
+
+
+def nearest(matrix: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (rows, their k nearest other rows by cosine similarity [rows, k]), a few rows at a time."""
+    unit = unit_rows(matrix)
+    k = min(k, len(unit) - 1)
+    for start in range(0, len(unit), ROWS_AT_ONCE):
+        rows = np.arange(start, min(start + ROWS_AT_ONCE, len(unit)))
+        scores = unit[rows] @ unit.T
+        scores[np.arange(len(rows)), rows] = -np.inf
+        yield rows, np.argpartition(-scores, k - 1, axis=1)[:, :k]
+
+
+def shared_labels(features: Mapping[str, Features], labels: Mapping[str, Sequence[Any]], k: int = 5) -> pd.DataFrame:
+    """Return how often an item's k nearest neighbours have its label.
+
+    Columns: label; chance (for a random other item); one column per modality. Items without the label or the modality
+    are left out.
+    """
+    rows = []
+    for name, values in labels.items():
+        codes = pd.factorize(pd.Series(list(values), dtype=object))[0]
+        counts = np.bincount(codes[codes >= 0])
+        row: dict[str, Any] = {
+            "label": name,
+            "chance": (counts * (counts - 1)).sum() / (counts.sum() * (counts.sum() - 1)),
+        }
+        for modality, found in features.items():
+            kept = np.flatnonzero(found.present & (codes >= 0))
+            own = codes[kept]
+            same = [(own[near] == own[rows_][:, None]).mean(axis=1) for rows_, near in nearest(found.matrix[kept], k)]
+            row[modality] = float(np.concatenate(same).mean())
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["label", "chance", *features])
+
+
+def shared_neighbours(first: np.ndarray, second: np.ndarray, k: int = 10) -> tuple[float, float]:
+    """Return (share of an item's k nearest neighbours that are the same in both matrices, the same by chance)."""
+    pairs = zip(nearest(first, k), nearest(second, k), strict=True)
+    same = [(a[:, :, None] == b[:, None, :]).any(axis=2).mean(axis=1) for (_, a), (_, b) in pairs]
+    return float(np.concatenate(same).mean()), min(1.0, k / (len(first) - 1))
 
 
 def top(scores: np.ndarray, allowed: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +95,7 @@ class Neighbours:
         if found is None or not found.present[item]:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         if modality not in self._unit:
-            self._unit[modality] = unit_rows(found)
+            self._unit[modality] = unit_rows(found.matrix)
         scores = self._unit[modality] @ self._unit[modality][item]
         return top(scores, found.present & (np.arange(len(scores)) != item), k)
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from musicrec_kit.analysis.inspect import CodebookInspector, CodeTree
-from musicrec_kit.analysis.neighbours import Neighbours
+from musicrec_kit.analysis.labels import labels_of
+from musicrec_kit.analysis.neighbours import Neighbours, shared_labels, shared_neighbours
 from musicrec_kit.analysis.pictures import Thumbnails, placeholder, thumbnail
 from musicrec_kit.data import Dataset, ImageStore, Sequences
 from musicrec_kit.features import Features
@@ -121,6 +122,25 @@ def test_neighbours_by_copurchase_see_the_training_part_alone() -> None:
     # training parts: 0 1 4 | 0 1 2 | 1 0 5 | 4 5 3
     items, users = near.by_copurchase(0)
     assert list(zip(items.tolist(), users.tolist(), strict=True)) == [(1, 3), (2, 1), (4, 1), (5, 1)]
+
+
+def test_neighbours_share_labels_where_features_tell_them(features: dict[str, Features]) -> None:
+    # the angles 0 10 30 80 180: the nearest of each is 1, 0, 1, 2, 3; item 5 has no text
+    table = shared_labels(features, {"half": ["a", "a", "b", "b", "b", "b"]}, k=1)
+    assert table["text"].tolist() == pytest.approx([4 / 5])
+    assert table["chance"].tolist() == pytest.approx([(2 * 1 + 4 * 3) / (6 * 5)])
+
+
+def test_equal_matrices_share_all_neighbours() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal((2000, 8)).astype(np.float32)
+    assert shared_neighbours(first, first * 2, 5) == (1.0, 5 / 1999)
+    share, chance = shared_neighbours(first, rng.standard_normal((2000, 8)).astype(np.float32), 50)
+    assert share == pytest.approx(chance, rel=0.2)
+
+
+def test_labels_are_the_last_categories(dataset: Dataset) -> None:
+    assert labels_of(dataset) == {"category": ["mugs", "mugs", NASTY, None, "pots", "pots"]}
 
 
 def test_choosing_view_level_and_code_shows_their_items(inspector: CodebookInspector) -> None:

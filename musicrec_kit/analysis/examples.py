@@ -1,0 +1,75 @@
+"""Single cases to read: what the generator is trained on, and what one user gets."""
+
+import numpy as np
+import pandas as pd
+
+from musicrec_kit.analysis.inspect import CodeTree
+from musicrec_kit.analysis.pictures import shorten, title_of
+from musicrec_kit.data import Dataset, Sequences, train_prefixes
+from musicrec_kit.evaluation import Rankings
+from musicrec_kit.generation import Generator
+from musicrec_kit.ids import SemanticIds
+
+
+def task_examples(generator: Generator, sequences: Sequences, history: int = 2) -> pd.DataFrame:
+    """Return one training example per task, written in tokens, with histories of `history` items to fit a page.
+
+    Columns: task; examples (in an epoch; tasks of one family share them); source; target.
+    """
+    from musicrec_kit.generation.tasks import TokenStore
+
+    families = [family for families in generator.families.values() for family in families]
+    every = [task for family in families for task in family]
+    store, rows = TokenStore(generator.vocabulary, sequences, every), []
+    examples = train_prefixes(sequences, history)
+    full = examples.take(np.flatnonzero(examples.end - examples.start == history))
+    for family in families:
+        shared = f" (one of {len(family)})" if len(family) > 1 else ""
+        for task in family:
+            count = int(store.spans(task, examples if task.kind == "next" else None).usable.sum())
+            spans = store.spans(task, full if task.kind == "next" else None)
+            first = spans.take(np.flatnonzero(spans.usable)[:1])
+            row = store.on_device(first)
+            source = store.sources(row, int(store.source_widths(first).max(initial=0)))
+            target = store.targets(row, int(first.target_length.max(initial=0)) + 1)
+            texts = [generator.vocabulary.text(t[0].tolist()) if len(t) else "" for t in (source, target)]
+            rows.append((task.name + shared, count, *texts))
+    return pd.DataFrame(rows, columns=["task", "examples", "source", "target"])
+
+
+def history_of(sequences: Sequences, user: int, split: str = "test") -> np.ndarray:
+    """Return the items (int32, oldest first) that a user had before the target of a split."""
+    stop = sequences.train_end[user] + (split == "test")
+    return sequences.items[sequences.offsets[user] : stop]
+
+
+def one_user(
+    dataset: Dataset,
+    rankings: Rankings,
+    user: int,
+    list_name: str,
+    ids: SemanticIds | None = None,
+    *,
+    tokens: str = "musicrec",
+    split: str = "test",
+    k: int = 5,
+) -> pd.DataFrame:
+    """Return the first k items of one user's list: rank, title, ID per view, score, and which one is the target."""
+    row = int(np.flatnonzero(rankings.users[split] == user)[0])
+    found, target = rankings.lists[split, list_name], int(rankings.targets[split][row])
+    items = [int(item) for item in found.items[row, :k] if item >= 0]
+    table = {"rank": range(1, len(items) + 1), "title": [shorten(title_of(dataset, item), 48) for item in items]}
+    if ids is not None:
+        tree = CodeTree(ids, tokens)
+        table |= {f"{view} ID": [tree.written(view, item) for item in items] for view in ids.views}
+    scores = [float(score) for score in found.scores[row, : len(items)]]
+    return pd.DataFrame({**table, "score": scores, "target": ["yes" if item == target else "" for item in items]})
+
+
+def interesting_user(rankings: Rankings, list_name: str, split: str = "test") -> int:
+    """Return the first user whose target a list finds at place 2 to 5, else any that it finds, else the first user."""
+    ranks = rankings.lists[split, list_name].target_rank
+    for wanted in ((ranks > 1) & (ranks <= 5), ranks > 0, np.ones(len(ranks), bool)):
+        if wanted.any():
+            return int(rankings.users[split][np.flatnonzero(wanted)[0]])
+    raise ValueError(f"no user has a target in split {split}")
