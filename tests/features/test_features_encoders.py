@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -377,3 +378,24 @@ def test_lite0_agrees_with_its_package_and_knows_a_flower() -> None:
     assert rows.shape == (2, 1280) and np.allclose(rows, expected, atol=1e-4)
     assert np.allclose(rows[1], alone[0], atol=1e-5)
     assert logits[0].argmax() == 985
+
+
+def test_properties_are_what_the_demo_shows(catalogue: Dataset, tmp_path: Path) -> None:
+    """One-hot kind, purpose and material in the text: rows of items that share them lie close, others do not."""
+    from musicrec_kit.data.demo import generate
+    from musicrec_kit.data.images import ImageStore
+    from musicrec_kit.params import DemoParams
+
+    raw = generate(DemoParams(items=24, users=8, image_side=32), tmp_path / "demo")
+    items = raw.items.iloc[::-1].reset_index(drop=True).assign(item=np.arange(24))[list(catalogue.items.columns)]
+    demo = Dataset("demo", catalogue.interactions, items, {}, ImageStore(raw.images))
+    features = extract(demo, "text", FeatureParams(encoder="properties"))
+    properties = pd.read_parquet(tmp_path / "demo" / "properties.parquet").iloc[::-1]
+    same = [[a == b for b in properties["purpose"]] for a in properties["purpose"]]
+    distance = np.square(features.matrix[:, None] - features.matrix[None]).sum(axis=2)
+    assert features.present.all() and features.encoder == "properties"
+    assert distance[np.array(same)].mean() < distance[~np.array(same)].mean() - 1
+    with pytest.raises(Refused, match="no demo folder"):
+        extract(
+            Dataset("x", demo.interactions, items, {}, ImageStore(None)), "text", FeatureParams(encoder="properties")
+        )
