@@ -94,7 +94,7 @@ class FeatureParams(Frozen):
     same_as: str | None = Field(
         None, description="another modality whose settings these are: a control with a second tokenizer"
     )
-    file: str | None = Field(None, description="matrix: .npy or .safetensors, rows = items or by id column")
+    file: str | None = Field(None, description="matrix: .npy, .safetensors, .parquet or .csv; rows = items, or by ids")
     ids: str | None = Field(
         None, description="text file of raw ids, one per row of `file`; null: rows are in item order"
     )
