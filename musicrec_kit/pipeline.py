@@ -342,7 +342,11 @@ class Job:
         def build(folder: Path) -> None:
             if self.settings.ids.source == "published":
                 paths = {view: self.files[f"ids.{view}"] for view in self.settings.ids.files}
-                ids.import_index(paths, self.dataset.n_items).save(folder)
+                kept = self.dataset.manifest["numbers_kept"]
+                keys = (
+                    [str(item) for item in range(self.dataset.n_items)] if kept else list(self.dataset.items["raw_id"])
+                )
+                ids.import_index(paths, keys).save(folder)
             else:
                 ids.make_ids(self.codes, self.settings.views, self.settings.ids, self.seed).save(folder)
 
@@ -366,7 +370,7 @@ class Job:
             ).save(folder)
 
         folder = self._build("generator", build)
-        return generation.Generator.load(folder, self.ids, self.torch_device)
+        return generation.Generator.load(folder, self.torch_device)
 
     @cached_property
     def rankings(self) -> "Rankings":
@@ -382,7 +386,7 @@ class Job:
         from musicrec_kit import data, evaluation
 
         sequences, history = self.sequences, self.settings.data.history
-        counters = evaluation.counter_scores(sequences)
+        counters = {"popularity": evaluation.popularity_scores(sequences), "markov": evaluation.Markov(sequences)}
         users, targets, lists = {}, {}, {}
         for split in ("valid", "test"):
             examples = data.held_out(sequences, split, history)
@@ -390,9 +394,8 @@ class Job:
             users[split], targets[split] = examples.users, examples.target
             found = {}
             for name, score in counters.items():
-                found |= dict(
-                    zip((name, f"{name}/no_history"), evaluation.rank_by_scores(score, examples, whole, sequences))
-                )
+                plain, without = evaluation.rank_by_scores(score, examples, whole, sequences)
+                found |= {name: plain, f"{name}/no_history": without}
             if self.settings.family == "heuristic":
                 kind = self.settings.counter.kind
                 found |= {f"main{end}": found[f"{kind}{end}"] for end in ("", "/no_history")}
@@ -417,7 +420,7 @@ class Job:
                 "main_list": self.main_list,
             }
             runs.write_json(folder / "metrics.json", {**about, **evaluation.summarize(self.rankings)})
-            runs.write_table(folder / "per_user.parquet", evaluation.per_user(self.rankings, self.sequences))
+            runs.write_table(folder / "per_user.parquet", evaluation.per_user_table(self.rankings, self.sequences))
 
         folder = self._build("evaluate", build)
         return self._write_run(folder)

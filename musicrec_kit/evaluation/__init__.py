@@ -3,6 +3,7 @@
 `compare`, `counters` and `metrics` are modules of this room.
 """
 
+from musicrec_kit.evaluation.counters import Markov, popularity_scores
 from musicrec_kit.evaluation.protocol import (
     RankedList,
     Rankings,
@@ -12,4 +13,13 @@ from musicrec_kit.evaluation.protocol import (
     summarize,
 )
 
-__all__ = ["RankedList", "Rankings", "per_user_table", "rank_by_scores", "ranks_in_lists", "summarize"]
+__all__ = [
+    "Markov",
+    "RankedList",
+    "Rankings",
+    "per_user_table",
+    "popularity_scores",
+    "rank_by_scores",
+    "ranks_in_lists",
+    "summarize",
+]
