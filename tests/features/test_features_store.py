@@ -82,7 +82,6 @@ def test_own_file_is_read_back_with_its_mask(tmp_path: Path) -> None:
         (np.zeros((3, 2)), None, "no item has this modality"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_wrong_matrices_are_refused(tmp_path: Path, rows: np.ndarray, ids: list[str] | None, message: str) -> None:
     path, ids_path = saved(tmp_path / "m.npy", rows), None
     if ids is not None:

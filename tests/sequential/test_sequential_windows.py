@@ -1,5 +1,9 @@
 """Windows: every training item but the first is a target once; nothing of validation or test is in them."""
 
+import gzip
+import json
+from pathlib import Path
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,3 +64,11 @@ def test_an_items_only_place_in_training_is_not_held_back() -> None:
     sequences = Sequences.from_lists([[0, 1, user, 0, 1] for user in range(2, 12)], n_items=12)
     windows, examples = hold_back(sequences, history=20, share=1.0, most=100, seed=0)
     assert len(examples) == 0 and len(windows) == 10
+
+
+def test_instruments_has_as_many_targets_as_training_prefixes(real_data: Path) -> None:
+    """The published count of training prefixes is 84,890."""
+    with gzip.open(real_data / "instruments" / "Instruments.inter.json.gz", "rt") as opened:
+        sequences = Sequences.from_lists(json.load(opened).values())
+    windows = cut_windows(sequences.items, sequences.offsets[:-1], sequences.train_end, 20)
+    assert (windows.end - windows.start - 1).sum() == 84_890
