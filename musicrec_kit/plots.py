@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -57,7 +57,7 @@ def theme() -> AbstractContextManager[Any]:
     """Return a context in which figures are drawn in the kit's theme."""
     import matplotlib as mpl
 
-    return mpl.rc_context(dict(STYLE))
+    return mpl.rc_context(cast(Any, dict(STYLE)))
 
 
 def _figure(width: float, height: float, **more: Any) -> "Figure":
@@ -177,7 +177,7 @@ def metric_bars(
                 axis.errorbar(at, row[metric], yerr=reach, color="black", capsize=3, linewidth=1)
         for at, (name, value) in enumerate((ceilings or {}).items()):
             axis.axhline(value, color=COLOURS[5 - at], linestyle=DASHES[1 + at], linewidth=1.3, zorder=1)
-            place = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
+            place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
             axis.annotate(f"ceiling {name}", (1.01, value), **place)
         axis.set_xticks(range(len(table)), list(table["list"]), rotation=20, ha="right")
         axis.set(ylabel=metric.replace(" new", ", history masked"), ylim=(0, None))
@@ -197,7 +197,7 @@ def histogram(values: Iterable[float], xlabel: str, title: str = "", ylabel: str
     with theme():
         figure, (axis,) = _panels(1)
         numbers = np.asarray(list(values))
-        bins = np.arange(numbers.min(initial=0), numbers.max(initial=0) + 2) - 0.5
+        bins: Any = np.arange(numbers.min(initial=0), numbers.max(initial=0) + 2) - 0.5
         axis.hist(numbers, bins=bins if len(bins) <= 61 else 60, color=COLOURS[0], edgecolor="white", linewidth=0.4)
         axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
         return figure

@@ -1,14 +1,17 @@
 """Single cases to read: what the generator is trained on, and what one user gets."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
 from musicrec_kit.analysis.inspect import CodeTree
 from musicrec_kit.analysis.pictures import shorten, title_of
-from musicrec_kit.data import Dataset, Sequences, train_prefixes
+from musicrec_kit.data import Dataset, Sequences, held_out, train_prefixes
 from musicrec_kit.evaluation import Rankings
-from musicrec_kit.generation import Generator
+from musicrec_kit.generation.fit import Generator
 from musicrec_kit.ids import SemanticIds
+from musicrec_kit.params import RankParams
 
 
 def task_examples(generator: Generator, sequences: Sequences, history: int = 2) -> pd.DataFrame:
@@ -54,16 +57,43 @@ def one_user(
     split: str = "test",
     k: int = 5,
 ) -> pd.DataFrame:
-    """Return the first k items of one user's list: rank, title, ID per view, score, and which one is the target."""
+    """Return the first k items of one user's list: rank, item, title, ID per view, score, target (yes or empty)."""
     row = int(np.flatnonzero(rankings.users[split] == user)[0])
     found, target = rankings.lists[split, list_name], int(rankings.targets[split][row])
     items = [int(item) for item in found.items[row, :k] if item >= 0]
-    table = {"rank": range(1, len(items) + 1), "title": [shorten(title_of(dataset, item), 48) for item in items]}
+    table = items_table(dataset, items, ids, tokens)
+    table.insert(0, "rank", range(1, len(items) + 1))
+    scores = found.scores[row, : len(items)].astype(float)
+    return table.assign(score=scores, target=["yes" if item == target else "" for item in items])
+
+
+def items_table(
+    dataset: Dataset, items: Iterable[int], ids: SemanticIds | None = None, tokens: str = "musicrec"
+) -> pd.DataFrame:
+    """Return items with their titles and, where there are semantic IDs, the ID of every view."""
+    items = [int(item) for item in items]
+    table = pd.DataFrame({"item": items, "title": [shorten(title_of(dataset, item), 48) for item in items]})
     if ids is not None:
         tree = CodeTree(ids, tokens)
-        table |= {f"{view} ID": [tree.written(view, item) for item in items] for view in ids.views}
-    scores = [float(score) for score in found.scores[row, : len(items)]]
-    return pd.DataFrame({**table, "score": scores, "target": ["yes" if item == target else "" for item in items]})
+        for view in ids.views:
+            table[f"{view} ID"] = [tree.written(view, item) for item in items]
+    return table
+
+
+def invalid_share(
+    generator: Generator, sequences: Sequences, params: RankParams, *, seed: int = 0, users: int = 100
+) -> dict[str, float]:
+    """Return list -> share of the decoded IDs that no item has when nothing holds the search to legal IDs.
+
+    Measured on the test histories of the first `users` users.
+    """
+    from musicrec_kit.generation.ranking import Ranker
+
+    some = slice(0, users)
+    examples, whole = (held_out(sequences, "test", n).take(some) for n in (generator.history, 10**9))
+    ranker = Ranker(generator, sequences, params.model_copy(update={"tree": "free", "exact": False}), seed)
+    ranker.rank(examples, whole)
+    return ranker.invalid
 
 
 def interesting_user(rankings: Rankings, list_name: str, split: str = "test") -> int:

@@ -34,6 +34,17 @@ def nearest(matrix: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray
         yield rows, np.argpartition(-scores, k - 1, axis=1)[:, :k]
 
 
+def features_overview(features: Mapping[str, Features]) -> pd.DataFrame:
+    """Return one row per modality: encoder, items, present, dim, alike (mean cosine similarity of two random items)."""
+    rows = []
+    for modality, found in features.items():
+        unit = unit_rows(found.matrix[found.present]).astype(np.float64)
+        n = len(unit)
+        alike = float(((unit.sum(axis=0) ** 2).sum() - n) / (n * (n - 1))) if n > 1 else float("nan")
+        rows.append((modality, found.encoder, len(found.present), n, found.matrix.shape[1], alike))
+    return pd.DataFrame(rows, columns=["modality", "encoder", "items", "present", "dim", "alike"])
+
+
 def shared_labels(features: Mapping[str, Features], labels: Mapping[str, Sequence[Any]], k: int = 5) -> pd.DataFrame:
     """Return how often an item's k nearest neighbours have its label.
 
