@@ -22,7 +22,7 @@ def sinkhorn(distances: np.ndarray, epsilon: float, iterations: int) -> np.ndarr
 
 
 def residual_codes(vectors: np.ndarray, codebooks: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return codes, sums of codes and the squared distances of every level, one vector at a time in double precision."""
+    """Return codes, sums of codes and every level's squared distances, one vector at a time in double precision."""
     codes, sums, tables = [], [], []
     for vector in vectors.astype(np.float64):
         residual, picked, table = vector.copy(), [], []
