@@ -60,10 +60,10 @@ def step(
     else:
         attend, bias = _masked, _slot_bias(bias, path, cache.used)
     x = model.embed(tokens)
-    for layer, (all_keys, all_values), memory in zip(model.decoder, cache.slots, cache.memory, strict=True):
+    for layer, slots, memory in zip(model.decoder, cache.slots, cache.memory, strict=True):
         query, key, value = layer.self_attention.project(x)
-        all_keys[:, :, own], all_values[:, :, own] = key, value
-        keys, values = all_keys[:, :, : cache.used], all_values[:, :, : cache.used]
+        keys, values = slots[0][:, :, : cache.used], slots[1][:, :, : cache.used]
+        keys[:, :, -beams:], values[:, :, -beams:] = key, value
         x = attend(layer.self_attention, x, query, keys, values, bias, path)
         cross = layer.cross_attention
         x = cross.attend(x, cross.heads(cross.query(cross.norm(x))), *memory, cache.memory_bias)

@@ -39,7 +39,6 @@ class _Source:
     task: Task
     legal: Legal
     leaf_items: Tensor
-    leaves: np.ndarray  # int64 [items]: the leaf of each item, -1 without an ID
 
 
 class _Masks(NamedTuple):
@@ -66,11 +65,12 @@ class Ranker:
         names = {task: "main" if len(views) == 1 else task.name.removeprefix("next/") for task in tasks}
         self.sources = [self._source(names[task], task, seed) for task in tasks]
         self.merging = [source.name for source in self.sources if source.task.name != "joint"]
+        self._classes = self._equal_ids()
         self._store = TokenStore(generator.vocabulary, sequences, tasks, generator.device)
 
     def _source(self, name: str, task: Task, seed: int) -> _Source:
         legal = make_legal(self.generator.vocabulary, task.target, self.params.tree, self.generator.device)
-        return _Source(name, task, legal, lists.shuffled_leaves(legal, seed), legal.leaf_of_item(self.n_items))
+        return _Source(name, task, legal, lists.shuffled_leaves(legal, seed))
 
     @torch.inference_mode()
     def rank(self, examples: Examples, full_histories: Examples) -> dict[str, RankedList]:
@@ -145,30 +145,32 @@ class Ranker:
     def _lists(self, made: dict[str, dict[str, ItemList]], targets: Tensor) -> Iterator[tuple[str, RankedList]]:
         """Yield all lists of a batch by name."""
         for suffix, views in made.items():
-            for source in self.sources:
-                items = views[source.name]
-                scores = items.lineage if self.params.score == "lineage" else items.ours
-                yield source.name + suffix, self._ranked(items.items, scores, targets, [source])
+            for name, part in views.items():
+                scores = part.lineage if self.params.score == "lineage" else part.ours
+                yield name + suffix, ranked_list(part.items, scores, targets, self._classes[name])
             if len(self.merging) > 1:
                 walked = [lists.by_lineage(views[name]) for name in self.merging]
-                merging = [source for source in self.sources if source.name in self.merging]
                 merged = lists.merge_lineage([(view.items, view.lineage) for view in walked])
-                yield "merged" + suffix, self._ranked(*merged, targets, merging)
+                yield "merged" + suffix, ranked_list(*merged, targets, self._classes["merged"])
                 merged = lists.merge_lse([(view.items, view.ours) for view in walked])
-                yield "merged_lse" + suffix, self._ranked(*merged, targets, merging)
+                yield "merged_lse" + suffix, ranked_list(*merged, targets, self._classes["merged"])
 
-    def _ranked(self, items: Tensor, scores: Tensor, targets: Tensor, sources: list[_Source]) -> RankedList:
-        rank = lists.ranks_of_targets(items, scores, targets, self._classes(sources))
-        stored = items[:, :STORED], scores[:, :STORED]
-        room = (0, max(0, STORED - items.shape[1]))
-        kept = torch.nn.functional.pad(stored[0], room, value=NOTHING).to(torch.int32)
-        values = torch.nn.functional.pad(stored[1], room, value=-torch.inf).to(torch.float32)
-        return RankedList(kept.cpu().numpy(), values.cpu().numpy(), rank.to(torch.int32).cpu().numpy())
+    def _equal_ids(self) -> dict[str, Tensor]:
+        """Return list name -> int64 [items], equal for items whose IDs are equal in all that the list is made of."""
+        leaves = {source.name: source.legal.leaf_of_item(self.n_items)[:, None] for source in self.sources}
+        if self.merging:
+            leaves["merged"] = np.concatenate([leaves[name] for name in self.merging], axis=1)
+        classes = {name: np.unique(table, axis=0, return_inverse=True)[1] for name, table in leaves.items()}
+        return {name: torch.from_numpy(numbers.ravel()).to(self.generator.device) for name, numbers in classes.items()}
 
-    def _classes(self, sources: list[_Source]) -> Tensor:
-        """Return equal numbers for items with equal IDs in all the lists."""
-        _, classes = np.unique(np.stack([source.leaves for source in sources], axis=1), axis=0, return_inverse=True)
-        return torch.from_numpy(classes.ravel()).to(self.generator.device)
+
+def ranked_list(items: Tensor, scores: Tensor, targets: Tensor, classes: Tensor) -> RankedList:
+    """Return the first places of every list, and the target's rank in the whole of it."""
+    rank = lists.ranks_of_targets(items, scores, targets, classes)
+    room = (0, max(0, STORED - items.shape[1]))
+    kept = torch.nn.functional.pad(items[:, :STORED], room, value=NOTHING).to(torch.int32)
+    values = torch.nn.functional.pad(scores[:, :STORED], room, value=-torch.inf).to(torch.float32)
+    return RankedList(kept.cpu().numpy(), values.cpu().numpy(), rank.to(torch.int32).cpu().numpy())
 
 
 def rank(

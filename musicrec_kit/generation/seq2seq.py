@@ -96,7 +96,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes dim"]:
         """Return x + feed-forward(x)."""
-        hidden = drop(functional.relu(self.widen(self.norm(x))), self.dropout, self.training)
+        hidden = drop(self.widen(self.norm(x)).relu_(), self.dropout, self.training)
         return x + drop(self.narrow(hidden), self.dropout, self.training)
 
 

@@ -222,8 +222,8 @@ def order_in_batches(
 ) -> list[np.ndarray]:
     """Return the batches of an epoch as index arrays: examples of like length together, batches in random order.
 
-    Examples are shuffled, cut into windows of 64 batches, sorted by `widths` (roughly, so that tasks mix) inside each, cut
-    into batches, and the batches are shuffled. With seed None all are sorted by (`widths`, `minor`) and stay so.
+    Examples are shuffled, cut into windows of 64 batches, sorted by `widths` inside each (roughly, so that tasks mix),
+    cut into batches, and the batches are shuffled. With seed None all are sorted by (`widths`, `minor`) and stay so.
     """
     n = len(widths)
     if seed is None:
