@@ -126,7 +126,7 @@ def _cost(job: Job, stage: str, counts: Counts) -> tuple[int, float, float, floa
     costs = {"cf": _cf, "tokenizer": _tokenizer, "generator": _generator, "rank": _rank}
     if kind in costs:
         return costs[kind](job, counts)
-    rows = {"data": counts.interactions * 40 + counts.items * 500, "ids": counts.items * 40}.get(
+    rows = {"data": counts.interactions * 40 + counts.items * 500, "ids": counts.items * 40}
         kind, counts.users * 800
     )
     return 0, 0.0, rows * 4, rows

@@ -1,0 +1,203 @@
+"""A finished run as a recommender: histories in, titles with scores and IDs out; new items without retraining.
+
+Data in: a run's folder, raw item ids. Data out: a frame of recommendations.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from musicrec_kit import runs
+from musicrec_kit.params import Refused, Settings, build, nearest
+from musicrec_kit.pipeline import pick_device
+
+if TYPE_CHECKING:
+    from musicrec_kit.data import Dataset
+    from musicrec_kit.generation import Generator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Recommender:
+    """A generative run, loaded.
+
+    Attributes:
+        items: the catalogue: the data set's items, then those that were added; one row per item number.
+        generator: the T5 with its vocabulary, which holds the semantic IDs.
+    """
+
+    run: runs.Run
+    settings: Settings
+    dataset: "Dataset"
+    items: pd.DataFrame
+    generator: "Generator"
+    main_list: str
+    device: str
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "auto") -> "Recommender":
+        """Load a finished generative run from its folder.
+
+        Raises:
+            Refused: the folder is no run, or the run's method has no generator.
+        """
+        import yaml
+
+        from musicrec_kit.data import Dataset
+        from musicrec_kit.generation import Generator
+
+        run = runs.load_run(folder)
+        if "generator" not in run.stages:
+            raise Refused(
+                f"run {run.name} counts and has no generator; recommend needs a generative method, such as musicrec"
+            )
+        values = yaml.safe_load((run.folder / "settings.yaml").read_text(encoding="utf-8"))
+        values.pop("request", None)
+        dataset, chosen = Dataset.load(run.stage("data")), pick_device(device)
+        generator = Generator.load(run.stage("generator"), chosen)
+        return cls(run, build(values), dataset, dataset.items, generator, run.metrics["main_list"], chosen)
+
+    def recommend(self, histories: Sequence[Sequence[str]], k: int = 10, list_name: str | None = None) -> pd.DataFrame:
+        """Return the k best items after each history, none of which is in it.
+
+        Args:
+            histories: raw item ids, oldest first.
+            k: at most 20, the places that a list keeps.
+            list_name: text, image, joint, merged ...; left out: the run's list of record.
+
+        Returns:
+            history (number), rank, raw_id, title, score, and one column per view with the item's tokens.
+        """
+        from musicrec_kit import generation
+        from musicrec_kit.data import Examples, Sequences
+
+        if not 1 <= k <= 20:
+            raise Refused(f"k={k}: a list keeps 1 to 20 items; ask for one of these")
+        numbers = [self.numbers_of(history) for history in histories]
+        # a history is a user with nothing held out; the target that the protocol asks for plays no part in the lists
+        made = Sequences.from_lists(numbers, len(self.items))
+        ends, zeros = made.offsets[1:], np.zeros(len(numbers), np.int32)
+        starts = np.maximum(made.offsets[:-1], ends - self.generator.history)
+        users = np.arange(len(numbers), dtype=np.int64)
+        examples, whole = (Examples(users, first, ends, zeros) for first in (starts, made.offsets[:-1]))
+        lists = generation.rank(self.generator, made, examples, whole, self.settings.rank, self.run.seed)
+        name = list_name or self.main_list
+        if f"{name}/no_history" not in lists:
+            known = [n for n in lists if not n.endswith("/no_history")]
+            raise Refused(f"run {self.run.name} has no list {name!r}; it has {', '.join(known)}")
+        ranked = lists[f"{name}/no_history"]
+        rows = [row for user in users for row in self._rows(int(user), ranked.items[user], ranked.scores[user], k)]
+        return pd.DataFrame(rows)
+
+    def _rows(self, user: int, items: np.ndarray, scores: np.ndarray, k: int) -> list[dict[str, Any]]:
+        rows = []
+        for rank, (item, score) in enumerate(zip(items[:k], scores[:k], strict=True), 1):
+            if item >= 0:
+                about = {
+                    "raw_id": self.items["raw_id"][item],
+                    "title": self.items["title"][item],
+                    "score": float(score),
+                }
+                rows.append({"history": user, "rank": rank, **about, **self.ids_of(int(item))})
+        return rows
+
+    def numbers_of(self, raw_ids: Sequence[str]) -> list[int]:
+        """Return item numbers of raw ids; an unknown one is refused, naming the nearest."""
+        if not len(raw_ids):
+            raise Refused("an empty history: give at least one item id")
+        number = {str(raw): i for i, raw in enumerate(self.items["raw_id"])}
+        for raw in raw_ids:
+            if str(raw) not in number:
+                hint = nearest(str(raw), list(number))
+                raise Refused(
+                    f"no item {raw!r} among the {len(number)} of {self.run.dataset}; "
+                    + (f"did you mean {hint!r}?" if hint else f"ids look like {next(iter(number))!r}")
+                )
+        return [number[str(raw)] for raw in raw_ids]
+
+    def ids_of(self, item: int) -> dict[str, str]:
+        """Return view -> the item's semantic ID as tokens."""
+        vocabulary = self.generator.vocabulary
+        found = {}
+        for view in vocabulary.ids.views:
+            tokens, lengths = vocabulary.write(
+                view, vocabulary.ids.views[view][[item]], vocabulary.ids.suffix[view][[item]]
+            )
+            found[view] = vocabulary.text(tokens[0, : lengths[0]])
+        return found
+
+    def add_items(self, items: pd.DataFrame, features: Mapping[str, np.ndarray]) -> pd.DataFrame:
+        """Give new items semantic IDs with the run's own tokenizer, so that they can be read and recommended.
+
+        Nothing is retrained: an item is reached through the codes that it shares with known ones. Where its ID is
+        taken, it gets the nearest free code at the last level.
+
+        Args:
+            items: raw_id, title, and more of the data set's columns.
+            features: modality -> float [new items, dim], from the encoders that the run used (`features.extract`); a
+                row of NaN means that the item lacks the modality.
+
+        Returns:
+            raw_id, title and the tokens of every view.
+
+        Raises:
+            Refused: a raw id is known already, the rows do not match, the run has no tokenizer, or no free code is left.
+        """
+        from musicrec_kit import tokenizers
+
+        if "tokenizer" not in self.run.stages:
+            raise Refused(
+                f"run {self.run.name} started from published IDs: there is no tokenizer to give new items IDs"
+            )
+        known = set(self.items["raw_id"].astype(str)) & set(items["raw_id"].astype(str))
+        if known:
+            raise Refused(f"item {sorted(known)[0]!r} is in the catalogue already")
+        if any(len(matrix) != len(items) for matrix in features.values()):
+            raise Refused(f"{len(items)} new items, but features have {[len(m) for m in features.values()]} rows")
+        present = {name: ~np.isnan(matrix).any(axis=1) for name, matrix in features.items()}
+        filled = {name: np.nan_to_num(np.asarray(matrix, np.float32)) for name, matrix in features.items()}
+        tokenizer = tokenizers.load(self.run.stage("tokenizer"))
+        # every item twice: distances to all codes are given for items that collide, and are wanted for each
+        codes = tokenizer.encode(
+            {name: np.tile(matrix, (2, 1)) for name, matrix in filled.items()},
+            {name: np.tile(mask, 2) for name, mask in present.items()},
+        )
+        ids = self.generator.vocabulary.ids
+        views = {view: self._extended(view, codes, len(items)) for view in ids.views}
+        suffix = {view: np.concatenate([ids.suffix[view], np.zeros(len(items), np.int32)]) for view in ids.views}
+        vocabulary = replace(self.generator.vocabulary, ids=replace(ids, views=views, suffix=suffix))
+        self.generator = replace(self.generator, vocabulary=vocabulary)
+        first = len(self.items)
+        added = items.assign(item=np.arange(first, first + len(items)))
+        self.items = pd.concat([self.items, added], ignore_index=True)
+        return pd.DataFrame(
+            [
+                {"raw_id": self.items["raw_id"][i], "title": self.items["title"][i], **self.ids_of(i)}
+                for i in added["item"]
+            ]
+        )
+
+    def _extended(self, view: str, codes: Any, n_new: int) -> np.ndarray:
+        """Return the view's codes [items + new, levels]."""
+        ids = self.generator.vocabulary.ids
+        streams = [stream for stream, _ in ids.segments[view]]
+        new = np.concatenate([codes.codes[stream][:n_new] for stream in streams], axis=1)
+        rows, distances = codes.distances[streams[-1]]
+        preferred = {int(row): np.argsort(table[-1], kind="stable") for row, table in zip(rows, distances, strict=True)}
+        taken = {tuple(code) for code in ids.views[view].tolist()}
+        for row, code in enumerate(new):
+            if (code < 0).all():
+                continue
+            choices = [int(code[-1]), *map(int, preferred.get(row, []))]
+            free = next((last for last in choices if (*code[:-1].tolist(), last) not in taken), None)
+            if free is None:
+                raise Refused(f"view {view}: every last code under {code[:-1].tolist()} is taken: no ID is left")
+            code[-1] = free
+            taken.add(tuple(code.tolist()))
+        return np.concatenate([ids.views[view], new.astype(np.int32)])
