@@ -34,7 +34,8 @@ FIXED_PAINTS = {
     "glow": (255, 226, 150),
     "leaf": (110, 140, 92),
 }
-BACKGROUNDS = ((240, 236, 228), (232, 238, 241), (238, 235, 241), (236, 240, 232), (243, 235, 232), (235, 235, 236))
+WASH = (0.22, 0.30)  # share of the product's colour in the wall behind it
+WALLS = ((246, 242, 233), (238, 243, 246), (245, 241, 247))  # warm, cool and lilac white
 INK = np.array((74, 80, 94), dtype=np.float32)
 LIGHT = np.array((-0.42, -0.55, 0.72), dtype=np.float32)  # from the upper left, towards the viewer
 # half way between the light and the viewer
@@ -55,7 +56,8 @@ class Look:
 
 def draw_picture(look: Look, side: int, rng: np.random.Generator) -> Image.Image:
     """Return an RGB picture of side x side pixels; `rng` decides turn, proportions, shade and background."""
-    canvas = _background(side, rng)
+    colour = _own_shade(look.colour, rng)
+    canvas = _background(colour, side, rng)
     if look.purpose is not None:
         canvas = _wallpaper(canvas, look.purpose, rng)
     sketch = Sketch(
@@ -68,7 +70,6 @@ def draw_picture(look: Look, side: int, rng: np.random.Generator) -> Image.Image
     sketch.middle = (0.5 + rng.uniform(-0.015, 0.015), 0.49 + rng.uniform(-0.015, 0.015))
     KINDS[look.kind](sketch)
     canvas = _drop_shadow(canvas, sketch.parts)
-    colour = _own_shade(look.colour, rng)
     skin, relief = _pattern(look.pattern, side, rng), _texture(look.finish, side, sketch.turn, rng)
     for part in sketch.parts:
         canvas = _paint(
@@ -94,11 +95,12 @@ def _grid(side: int) -> tuple[np.ndarray, np.ndarray]:
     return np.broadcast_to(line[None, :], (side, side)), np.broadcast_to(line[:, None], (side, side))
 
 
-def _background(side: int, rng: np.random.Generator) -> np.ndarray:
-    """Return float32[side, side, 3]: a pale tint, lighter around the upper left."""
+def _background(colour: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """Return float32[side, side, 3]: a wall washed with the product's colour, lighter around the upper left."""
     x, y = _grid(side)
-    tint = np.array(BACKGROUNDS[rng.integers(len(BACKGROUNDS))], dtype=np.float32)
-    light = 1.045 - 0.075 * np.sqrt((x + 0.25) ** 2 + (y + 0.35) ** 2)
+    wall = np.array(WALLS[rng.integers(len(WALLS))], dtype=np.float32)
+    tint = wall + (colour - wall) * np.float32(rng.uniform(*WASH))
+    light = 1.05 - 0.09 * np.sqrt((x + 0.25) ** 2 + (y + 0.35) ** 2)
     return tint * light[:, :, None]
 
 
@@ -132,7 +134,7 @@ def _surface(paint: str, colour: np.ndarray, skin: np.ndarray, texture: np.ndarr
         return (0.5 * colour + 0.5 * white)[None, None]
     if paint == "plain" or pattern == "plain":
         return colour * texture[:, :, None]
-    pale = 0.3 * colour + 0.7 * white
+    pale = 0.45 * colour + 0.55 * white
     return (colour + (pale - colour) * skin[:, :, None]) * texture[:, :, None]
 
 

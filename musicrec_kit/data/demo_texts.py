@@ -261,9 +261,10 @@ def write_text(kind: str, purpose: str, material: str, colour: str | None, rng: 
     words, shelves, about = KINDS[kind]
     endings, uses = PURPOSES[purpose]
     brand = str(rng.choice(BRANDS))
-    title = f"{brand} {material.title()} {rng.choice(words)} {rng.choice(endings)}"
-    first, second = rng.choice(len(uses), size=2, replace=False)
-    sentences = [uses[first], str(rng.choice(about)), f"Made of {material}.", uses[second]]
+    title = f"{brand} {rng.choice(words)} {rng.choice(endings)}"
+    # three of the five: enough for a sentence encoder to weigh the purpose like the kind
+    first, second, third = rng.choice(len(uses), size=3, replace=False)
+    sentences = [uses[first], f"{rng.choice(about)} Made of {material}.", uses[second], uses[third]]
     if colour is not None:
         title += f", {colour.title()}"
         sentences.insert(1, f"The colour is a strong {colour}.")
