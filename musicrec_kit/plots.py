@@ -93,6 +93,7 @@ def learning_curve(log: pd.DataFrame, columns: Sequence[str] = ("loss", "valid")
                 line = rows[["epoch", name]].dropna()
                 _line(axis, line["epoch"] + 1, line[name], name, at)
             axis.set(xlabel="epoch", ylabel="value", title=title or part)
+            _whole_numbers(axis)
             if names:
                 axis.legend()
         return figure
@@ -112,6 +113,7 @@ def loss_terms(log: pd.DataFrame, terms: Sequence[str], title: str = "", ylabel:
             rows = log[log[name] > 0]
             _line(axis, rows["epoch"] + 1, rows[name], name, at)
         axis.set(xlabel="epoch", ylabel=ylabel, title=title)
+        _whole_numbers(axis)
         if found:
             axis.set_yscale("log")
             axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -133,6 +135,12 @@ def codebook_usage(usage: pd.DataFrame) -> "Figure":
             axis.set(title=view, ylabel="share of the codebook")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         return figure
+
+
+def _whole_numbers(axis: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _bars(axis: "Axes", x: Any, height: Any, label: str, at: int, **more: Any) -> None:
@@ -159,6 +167,19 @@ def heat_map(frame: pd.DataFrame, title: str = "", label: str = "AMI") -> "Figur
         axis.set_title(title)
         figure.colorbar(image, ax=axis, shrink=0.8, label=label)
         return figure
+
+
+def ami_map(table: pd.DataFrame, labels: str = "prefix", title: str = "") -> "Figure":
+    """Draw tables of `analysis.agreement` as a heat map: rows are the levels of a modality, columns its partners.
+
+    Args:
+        labels: "code" for single levels, "prefix" for all levels up to one.
+    """
+    rows = table[table["labels"] == labels] if len(table) else pd.DataFrame({"a": [], "b": [], "level": [], "ami": []})
+    wide = rows.pivot_table(index=["a", "level"], columns="b", values="ami", sort=False)
+    order = sorted(wide.index, key=lambda place: (list(rows["a"].unique()).index(place[0]), place[1]))
+    wide = wide.reindex(order).set_axis([f"{name}, level {int(level) + 1}" for name, level in order])
+    return heat_map(wide.rename_axis(columns=None), title)
 
 
 def metric_bars(
@@ -197,9 +218,11 @@ def histogram(values: Iterable[float], xlabel: str, title: str = "", ylabel: str
     with theme():
         figure, (axis,) = _panels(1)
         numbers = np.asarray(list(values))
-        bins: Any = np.arange(numbers.min(initial=0), numbers.max(initial=0) + 2) - 0.5
+        low, high = (numbers.min(), numbers.max()) if len(numbers) else (0, 0)
+        bins: Any = np.arange(low, high + 2) - 0.5
         axis.hist(numbers, bins=bins if len(bins) <= 61 else 60, color=COLOURS[0], edgecolor="white", linewidth=0.4)
         axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        _whole_numbers(axis)
         return figure
 
 

@@ -239,17 +239,6 @@ def settings_table(settings: Any, sections: Iterable[str] = ()) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["setting", "value"])
 
 
-def ami_wide(table: pd.DataFrame, labels: str = "prefix") -> pd.DataFrame:
-    """Return AMI as a matrix: rows are the levels of a modality ("code" alone, or the "prefix" up to it), columns what
-    they are compared with."""
-    if not len(table):
-        return pd.DataFrame()
-    rows = table[table["labels"] == labels]
-    names = rows["a"] + ", level " + (rows["level"] + 1).astype(str)
-    wide = rows.assign(row=names).pivot_table(index="row", columns="b", values="ami", sort=False)
-    return wide.rename_axis(index=None, columns=None)
-
-
 # --- printing --------------------------------------------------------------------------------------------------------
 
 
@@ -282,8 +271,11 @@ def _share(value: Any) -> str:
 
 
 def shown(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table as text for reading: four decimals, shares of ceilings in percent, intervals in one column."""
-    joined = intervals_joined(frame)
+    """Return a table as text for reading: four decimals, shares of ceilings in percent, intervals in one column.
+
+    Levels are counted from 0 in results and from 1 here, as tokens are.
+    """
+    joined = intervals_joined(frame.assign(level=frame["level"] + 1) if "level" in frame else frame)
     text = {
         name: [(_share if str(name).startswith("of ") else _number)(value) for value in column.tolist()]
         for name, column in joined.items()

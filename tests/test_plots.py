@@ -77,6 +77,14 @@ def test_a_heat_map_writes_its_numbers() -> None:
     assert plots.heat_map(pd.DataFrame()).axes[0].texts[0].get_text() == "nothing to compare"
 
 
+def test_the_ami_map_has_a_row_per_level_in_order() -> None:
+    rows = [("text", "image", 1, "prefix", 0.1), ("text", "image", 1, "code", 0.9), ("text", "kind", 0, "prefix", 0.2)]
+    axis = plots.ami_map(pd.DataFrame(rows, columns=["a", "b", "level", "labels", "ami"])).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["text, level 1", "text, level 2"]
+    assert sorted(text.get_text() for text in axis.texts) == ["0.10", "0.20"]
+    assert plots.ami_map(pd.DataFrame()).axes[0].texts[0].get_text() == "nothing to compare"
+
+
 def test_a_notebook_shows_figures_as_pictures() -> None:
     assert plots.histogram([1, 2, 2], "n")._repr_png_().startswith(b"\x89PNG")
 

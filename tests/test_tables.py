@@ -89,6 +89,10 @@ def test_show_prints_shares_intervals_and_the_encoders_once(run: runs.Run) -> No
     assert tables.show(pd.DataFrame({"a": []})) == "(empty table: a)"
 
 
+def test_levels_are_read_from_one() -> None:
+    assert tables.shown(pd.DataFrame({"level": [0, 1], "used": [3, 4]})).values.tolist() == [["1", "3"], ["2", "4"]]
+
+
 def test_latex_marks_the_best_and_the_second(run: runs.Run) -> None:
     frame = pd.DataFrame({"method": ["a_b", "c", "d"], "HR@10": [0.1, 0.3, 0.2], "HR@10 low": 0.0, "HR@10 high": 1.0})
     text = tables.to_latex(frame, ["HR@10"], caption="50 % more")
@@ -138,11 +142,3 @@ def test_training_logs_of_several_parts_become_one_table(tmp_path: Path) -> None
     log = tables.training_log(tmp_path)
     assert log["part"].tolist() == ["image", "text", "text"] and log["loss"].tolist() == [3, 2, 1]
     assert len(tables.training_log(tmp_path / "text" / "none")) == 0
-
-
-def test_ami_becomes_a_matrix() -> None:
-    rows = [("text", "image", 0, "prefix", 0.1), ("text", "image", 0, "code", 0.9), ("text", "kind", 1, "prefix", 0.2)]
-    wide = tables.ami_wide(pd.DataFrame(rows, columns=["a", "b", "level", "labels", "ami"]))
-    assert wide.index.tolist() == ["text, level 1", "text, level 2"] and wide.columns.tolist() == ["image", "kind"]
-    assert wide.loc["text, level 1", "image"] == 0.1 and np.isnan(wide.loc["text, level 1", "kind"])
-    assert tables.ami_wide(pd.DataFrame()).empty

@@ -57,25 +57,28 @@ def one_user(
     split: str = "test",
     k: int = 5,
 ) -> pd.DataFrame:
-    """Return the first k items of one user's list: rank, item, title, ID per view, score, target (yes or empty)."""
+    """Return the first k items of one user's list: rank, item, title, ID, score, target (yes or empty).
+
+    The list of one view shows that view's ID, any other list the IDs of all views.
+    """
     row = int(np.flatnonzero(rankings.users[split] == user)[0])
     found, target = rankings.lists[split, list_name], int(rankings.targets[split][row])
     items = [int(item) for item in found.items[row, :k] if item >= 0]
-    table = items_table(dataset, items, ids, tokens)
+    table = items_table(dataset, items, ids, tokens, list_name.split("/")[0])
     table.insert(0, "rank", range(1, len(items) + 1))
     scores = found.scores[row, : len(items)].astype(float)
     return table.assign(score=scores, target=["yes" if item == target else "" for item in items])
 
 
 def items_table(
-    dataset: Dataset, items: Iterable[int], ids: SemanticIds | None = None, tokens: str = "musicrec"
+    dataset: Dataset, items: Iterable[int], ids: SemanticIds | None = None, tokens: str = "musicrec", only: str = ""
 ) -> pd.DataFrame:
-    """Return items with their titles and, where there are semantic IDs, the ID of every view."""
+    """Return items with their titles and, where there are semantic IDs, the ID of every view, or `only` of one."""
     items = [int(item) for item in items]
-    table = pd.DataFrame({"item": items, "title": [shorten(title_of(dataset, item), 48) for item in items]})
+    table = pd.DataFrame({"item": items, "title": [shorten(title_of(dataset, item), 44) for item in items]})
     if ids is not None:
         tree = CodeTree(ids, tokens)
-        for view in ids.views:
+        for view in [only] if only in ids.views else ids.views:
             table[f"{view} ID"] = [tree.written(view, item) for item in items]
     return table
 
