@@ -3,8 +3,10 @@
 It shares no code with the step-by-step decoder: whole IDs go through the decoder as rows of one sequence per user.
 """
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,45 +18,58 @@ from musicrec_kit.ids.vocabulary import EOS, Vocabulary
 CHUNK = 2**14  # decoder positions at once, over users and IDs
 
 
-def leaf_tokens(legal: Legal) -> tuple[Tensor, Tensor]:
-    """Return (leaves [ids], tokens [ids depth]) of all distinct IDs, eos included, padded on the right."""
+class Paths(NamedTuple):
+    """All distinct IDs: their leaves, tokens with eos, and the node that stands before each token."""
+
+    leaf: Int[Tensor, " ids"]
+    tokens: Int[Tensor, "ids depth"]  # padded on the right
+    before: Int[Tensor, "ids depth"]
+
+
+def leaf_paths(legal: Legal) -> Paths:
+    """Return every distinct ID of the tree."""
     tree = legal.tree
     parent = torch.zeros_like(tree.child_first)
     token = torch.full_like(tree.child_first, PAD)
     parent[tree.child_node], token[tree.child_node] = torch.repeat_interleave(tree.child_count), tree.child_token
-    leaves = tree.leaf_first.diff().nonzero()[:, 0]
-    reversed_tokens, node = [], leaves
+    leaf = tree.leaf_first.diff().nonzero()[:, 0]
+    tokens, before, node = [], [], leaf
     for _ in range(tree.depth):
-        reversed_tokens.append(token[node])
+        tokens.append(token[node])
         node = parent[node]
-    tokens = torch.stack(reversed_tokens[::-1], dim=1)  # the root's PAD stands in front of short IDs
-    return leaves, tokens.gather(1, (tokens == PAD).long().argsort(dim=1, stable=True))
+        before.append(node)
+    written = torch.stack(tokens[::-1], dim=1)
+    order = (written == PAD).long().argsort(dim=1, stable=True)  # the root's PAD stands in front of short IDs
+    return Paths(leaf, written.gather(1, order), torch.stack(before[::-1], dim=1).gather(1, order))
 
 
 def score_ids(
-    model: T5, memory: Memory, tokens: Tensor, blocks: tuple[tuple[int, int], ...]
+    model: T5, memory: Memory, paths: Paths, blocks: tuple[tuple[int, int], ...]
 ) -> tuple[Float[Tensor, "users ids"], Float[Tensor, "users ids"]]:
     """Return the lineage's score and ours of every ID (`beam_search`) for every user.
 
     Args:
-        tokens: [ids depth] with eos, padded on the right.
         blocks: all token ranges that one position's tokens compete in; empty for the whole vocabulary.
     """
-    users, chunk = len(memory.hidden), max(1, CHUNK // (len(memory.hidden) * tokens.shape[1]))
+    users, chunk = len(memory.hidden), max(1, CHUNK // (len(memory.hidden) * paths.tokens.shape[1]))
     lineage, ours = [], []
-    for part in tokens.split(chunk):
-        n_ids, depth = part.shape
-        hidden = _decode(model, memory, functional.pad(part, (1, 0), value=PAD)[:, :-1])
-        logits = model.logits(hidden).float().view(users, n_ids, depth, -1)
-        wanted = part.expand(users, n_ids, depth)[..., None]
-        chosen = logits.gather(-1, wanted)[..., 0]
-        whole = chosen - logits.logsumexp(-1)
-        level = whole if not blocks else torch.zeros_like(whole)
-        for first, stop in blocks:
-            inside = (part >= first) & (part < stop)
-            level = torch.where(inside, chosen - logits[..., first:stop].logsumexp(-1), level)
-        lineage.append(whole.masked_fill(part == PAD, 0).sum(-1) / (part != PAD).sum(-1))
-        ours.append(level.masked_fill((part == PAD) | (part == EOS), 0).sum(-1))
+    for tokens, before in zip(paths.tokens.split(chunk), paths.before.split(chunk), strict=True):
+        hidden = _decode(model, memory, functional.pad(tokens, (1, 0), value=PAD)[:, :-1])
+        # IDs that begin alike have equal logits there, so one row stands for all of them
+        prefixes, prefix = torch.unique(before, return_inverse=True)
+        place = torch.arange(before.numel(), device=before.device)
+        # the first one: padding behind a short ID counts as the root, but not its output
+        first = torch.empty_like(prefixes).scatter_reduce_(0, prefix.flatten(), place, "amin", include_self=False)
+        logits = model.logits(hidden[:, first]).float()
+        chosen = logits.flatten(1)[:, (prefix * model.n_tokens + tokens).flatten()].view(users, *tokens.shape)
+        whole = chosen - logits.logsumexp(-1)[:, prefix]
+        level = whole.clone()
+        for start, stop in blocks:
+            row, column = ((tokens >= start) & (tokens < stop)).nonzero(as_tuple=True)
+            rows, back = torch.unique(prefix[row, column], return_inverse=True)
+            level[:, row, column] = chosen[:, row, column] - logits[:, rows, start:stop].logsumexp(-1)[:, back]
+        lineage.append(whole.masked_fill(tokens == PAD, 0).sum(-1) / (tokens != PAD).sum(-1))
+        ours.append(level.masked_fill((tokens == PAD) | (tokens == EOS), 0).sum(-1))
     return torch.cat(lineage, dim=1), torch.cat(ours, dim=1)
 
 
@@ -73,25 +88,21 @@ def _decode(model: T5, memory: Memory, inputs: Tensor) -> Float[Tensor, "users p
     return model.decoder.finish(x).flatten(1, 2)
 
 
-def score_everything(
-    model: T5,
-    vocabulary: Vocabulary,
-    legal: Legal,
-    memory: Memory,
-    n_best: int,
-    score: Score = "lineage",
-    closed: Bool[Tensor, "users nodes"] | None = None,
-) -> Found:
-    """Return the `n_best` IDs of every user among all items' IDs, as `beam_search.search` does."""
-    leaves, tokens = leaf_tokens(legal)
+def score_everything(model: T5, vocabulary: Vocabulary, legal: Legal, memory: Memory) -> Found:
+    """Return all items' IDs with their scores for every user, in order of their leaves."""
+    paths = leaf_paths(legal)
     blocks = tuple((block.first, block.first + block.size) for block in vocabulary.blocks)
-    lineage, ours = score_ids(model, memory, tokens, blocks if legal.renormalised else ())
-    leaf = leaves.expand(len(lineage), -1)
+    lineage, ours = score_ids(model, memory, paths, blocks if legal.renormalised else ())
+    return Found(paths.leaf.expand(len(lineage), -1), lineage, ours)
+
+
+def best_of(
+    everything: Found, legal: Legal, n_best: int, score: Score, closed: Bool[Tensor, "users nodes"] | None = None
+) -> Found:
+    """Return the `n_best` IDs of every user that are not closed, best first, as `beam_search.search` does."""
+    leaf, lineage, ours = everything
     if closed is not None:
-        shut = closed[:, leaves]
-        leaf, lineage, ours = (
-            leaf.masked_fill(shut, NOWHERE),
-            lineage.masked_fill(shut, -torch.inf),
-            ours.masked_fill(shut, -torch.inf),
-        )
+        shut = closed.gather(1, leaf)
+        leaf = leaf.masked_fill(shut, NOWHERE)
+        lineage, ours = (part.masked_fill(shut, -torch.inf) for part in (lineage, ours))
     return ordered_by(Found(leaf, lineage, ours), legal, n_best, score)

@@ -19,7 +19,7 @@ from musicrec_kit.evaluation.protocol import NO_HISTORY, NOTHING, RankedList, hi
 from musicrec_kit.generation import lists
 from musicrec_kit.generation.beam_search import Found, capacity, search, watched_search
 from musicrec_kit.generation.decoding import open_cache
-from musicrec_kit.generation.exact import score_everything
+from musicrec_kit.generation.exact import best_of, score_everything
 from musicrec_kit.generation.fit import Generator
 from musicrec_kit.generation.legal import NOWHERE, Legal, make_legal
 from musicrec_kit.generation.lists import ItemList
@@ -131,8 +131,9 @@ class Ranker:
         memory = model.encode(self._store.sources(self._store.on_device(spans), width))
         closed = legal.closed(masks.users, masks.items, len(masks.seen))
         if params.exact:
-            args = (model, self.generator.vocabulary, legal, memory, self.width, params.score)
-            return score_everything(*args), score_everything(*args, closed)
+            everything = score_everything(model, self.generator.vocabulary, legal, memory)
+            best = (best_of(everything, legal, self.width, params.score, mask) for mask in (None, closed))
+            return next(best), next(best)
         cache = open_cache(model, memory, capacity(legal, params.beam))
         plain, entered = watched_search(model, legal, memory, params.beam, params.score, None, closed, cache)
         again = entered.nonzero()[:, 0]

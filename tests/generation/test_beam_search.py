@@ -119,7 +119,9 @@ def test_exact_scoring_equals_brute_force(world, monkeypatch):
     monkeypatch.setattr(exact, "CHUNK", 100)  # several chunks
     model, vocabulary, legal, memory = setting(ids, writing, **params)
     expected = brute_force(model, vocabulary, writing, memory)
-    found = exact.score_everything(model, vocabulary, legal, memory, ids.n_items)
+    found = exact.score_everything(model, vocabulary, legal, memory)
+    best = exact.best_of(found, legal, 3, "ours")
+    torch.testing.assert_close(best.ours, found.ours.topk(3).values)
     for made, known in zip(found_by_item(found, legal, ids.n_items), expected, strict=True):
         torch.testing.assert_close(made, known, atol=2e-5, rtol=1e-5)
 
