@@ -134,7 +134,8 @@ def _surface(paint: str, colour: np.ndarray, skin: np.ndarray, texture: np.ndarr
         return (0.5 * colour + 0.5 * white)[None, None]
     if paint == "plain" or pattern == "plain":
         return colour * texture[:, :, None]
-    pale = 0.45 * colour + 0.55 * white
+    # tone on tone: an encoder should see the colour before the pattern, which is no part of the process
+    pale = 0.7 * colour + 0.3 * white
     return (colour + (pale - colour) * skin[:, :, None]) * texture[:, :, None]
 
 

@@ -24,7 +24,8 @@ PARTNER_WEIGHTS = np.array([0.5, 0.3, 0.2])
 CUTOFFS = (1, 5, 10, 20)
 SHORTEST = 5
 USERS_AT_ONCE = 256
-PATTERNS, MATERIALS_PER_KIND = 5, 3
+PATTERN_SHARES = (0.4, 0.15, 0.15, 0.15, 0.15)  # most plain; patterns are no part of the process
+MATERIALS_PER_KIND = 3
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def make_world(params: DemoParams) -> World:
         "kind": kind,
         "purpose": purpose,
         "colour": colour,
-        "pattern": rng.integers(PATTERNS, size=params.items),
+        "pattern": rng.choice(len(PATTERN_SHARES), size=params.items, p=PATTERN_SHARES),
         "material": rng.integers(MATERIALS_PER_KIND, size=params.items),
     }
     return World(params, properties, _draw_partners(params.items, seeds.generator(params.seed, "demo", "partners")))
