@@ -63,8 +63,8 @@ def counts_of(job: Job) -> Counts:
     manifest = runs.stage_folder(job.runs_dir, job.dataset_name, "data", job.keys["data"]) / "manifest.json"
     if not manifest.is_file():
         raise Refused(
-            f"{job.dataset_name}: the counts are not known yet; run `musicrec run {job.dataset_ref} --until data` first, "
-            "or write `expected: {users: N, items: N, interactions: N}` into the data set's YAML"
+            f"{job.dataset_name}: counts are unknown yet; run `musicrec run {job.dataset_ref} --until data` first, or "
+            "write `expected: {users: N, items: N, interactions: N}` into the data set's YAML"
         )
     found = runs.read_json(manifest)
     return Counts(found["users"], found["items"], found["interactions"])
@@ -87,7 +87,7 @@ def matrix_rate(device: str, size: int = 1024, seconds: float = 0.3) -> float:
 def forecast(job: Job) -> pd.DataFrame:
     """Return one row per stage: state, parameters, TFLOP, minutes, memory and disk, and a row with their totals.
 
-    Columns: stage, state, parameters (trained), tflop, minutes, memory_mb (beside some 500 MB of Python), disk_mb.
+    Columns: stage, state, parameters (trained), tflop, time, memory_mb (beside some 500 MB of Python), disk_mb.
     """
     counts, rate = counts_of(job), matrix_rate(job.torch_device)
     rows = []
@@ -96,7 +96,8 @@ def forecast(job: Job) -> pd.DataFrame:
         kind = stage.split(".")[0]
         minutes = operations / (rate * SHARE.get(kind, 1.0)) / 60
         rows.append([stage, _state(job, stage), parameters, operations / 1e12, minutes, memory / MB, disk / MB])
-    frame = pd.DataFrame(rows, columns=["stage", "state", "parameters", "tflop", "minutes", "memory_mb", "disk_mb"])
+    columns = ["stage", "state", "parameters", "tflop", "minutes", "memory_mb", "disk_mb"]
+    frame = pd.DataFrame(rows, columns=columns)
     total = [
         "total",
         "",
@@ -107,7 +108,20 @@ def forecast(job: Job) -> pd.DataFrame:
         frame.disk_mb.sum(),
     ]
     frame.loc[len(frame)] = total
-    return frame.round({"tflop": 2, "minutes": 1, "memory_mb": 0, "disk_mb": 1})
+    frame.insert(5, "time", [duration(60 * minutes) for minutes in frame.pop("minutes")])
+    return frame.round({"tflop": 2, "memory_mb": 0, "disk_mb": 1})
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a person says them.
+
+    >>> duration(4), duration(200), duration(9000), duration(1e6)
+    ('4 s', '3 min', '2.5 h', '11.6 d')
+    """
+    for unit, size, digits in (("d", 86_400, 1), ("h", 3_600, 1), ("min", 60, 0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _state(job: Job, stage: str) -> str:
@@ -126,9 +140,8 @@ def _cost(job: Job, stage: str, counts: Counts) -> tuple[int, float, float, floa
     costs = {"cf": _cf, "tokenizer": _tokenizer, "generator": _generator, "rank": _rank}
     if kind in costs:
         return costs[kind](job, counts)
-    rows = {"data": counts.interactions * 40 + counts.items * 500, "ids": counts.items * 40}
-        kind, counts.users * 800
-    )
+    sizes = {"data": counts.interactions * 40 + counts.items * 500, "ids": counts.items * 40}
+    rows = sizes.get(kind, counts.users * 800)
     return 0, 0.0, rows * 4, rows
 
 
@@ -172,7 +185,7 @@ def _model(job: Job) -> tuple[int, int, int]:
     s = job.settings
     vocabulary = 2 + s.generator.prompt_tokens * 4 + len(s.views) * s.tokenizer.levels * s.tokenizer.codes
     with torch.device("meta"):
-        model = seq2seq.T5(seq2seq.SHAPES[s.generator.backbone], vocabulary)
+        model = seq2seq.T5(vocabulary, seq2seq.SHAPES[s.generator.backbone])
     count: Any = lambda part: sum(p.numel() for p in part.parameters())
     table = vocabulary * seq2seq.SHAPES[s.generator.backbone].dim
     return count(model.encoder), count(model.decoder), table

@@ -147,7 +147,7 @@ class Recommender:
             raw_id, title and the tokens of every view.
 
         Raises:
-            Refused: a raw id is known already, the rows do not match, the run has no tokenizer, or no free code is left.
+            Refused: a raw id is known, rows do not match, the run has no tokenizer, or no free code is left.
         """
         from musicrec_kit import tokenizers
 
@@ -197,7 +197,7 @@ class Recommender:
             choices = [int(code[-1]), *map(int, preferred.get(row, []))]
             free = next((last for last in choices if (*code[:-1].tolist(), last) not in taken), None)
             if free is None:
-                raise Refused(f"view {view}: every last code under {code[:-1].tolist()} is taken: no ID is left")
+                raise Refused(f"{view}: every last code under {code[:-1].tolist()} is taken: no ID is left")
             code[-1] = free
             taken.add(tuple(code.tolist()))
         return np.concatenate([ids.views[view], new.astype(np.int32)])
