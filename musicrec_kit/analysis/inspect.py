@@ -22,6 +22,11 @@ from musicrec_kit.ids.vocabulary import code_name
 Pattern = tuple[int | None, ...]  # one entry per level from the first: a code, or None for any
 
 SHARED, SPECIFIC, FREE = "#cde3f5", "#fbe0c3", "#e6e6e6"  # grounds of tokens, all readable under black
+# a title takes two lines under its picture
+STYLE = """<style>
+.musicrec-tile .widget-html-content {line-height: 1.3}
+.musicrec-tile .jupyter-button {white-space: normal; line-height: 1.15; font-size: 11px; padding: 0; text-align: left}
+</style>"""
 CHIP = "display:inline-block;padding:1px 7px;margin:1px 2px;border-radius:9px;color:#111;font:12px/1.5 monospace"
 
 
@@ -137,7 +142,7 @@ class CodebookInspector:
     def summary(self, items: np.ndarray) -> str:
         """Return one line about a set of items: how many, their share, their most frequent categories."""
         share = len(items) / max(1, self.dataset.n_items)
-        line = f"{len(items):,} item{'' if len(items) == 1 else 's'}, {share:.1%} of the catalogue"
+        line = f"{_items(len(items))}, {share:.1%} of the catalogue"
         last = [names[-1] for names in self.dataset.items["categories"].iloc[items] if len(names)]
         common = ", ".join(f"{name} ({n})" for name, n in Counter(last).most_common(3))
         return line + (f"; most frequent: {common}" if common else "")
@@ -191,10 +196,10 @@ class CodebookInspector:
     def _make_widgets(self, tiles: int) -> None:
         import ipywidgets as w
 
-        wide, narrow = w.Layout(width="240px"), w.Layout(width="40px")
-        views = list(self.tree.ids.views)
-        self.view = w.ToggleButtons(options=views, description="View", style={"button_width": "90px"})
-        self.level = w.ToggleButtons(options=[1], description="Level", style={"button_width": "48px"})
+        wide, narrow = w.Layout(width="230px"), w.Layout(width="40px")
+        views, row = list(self.tree.ids.views), w.Layout(width="max-content")
+        self.view = w.ToggleButtons(options=views, description="View", style={"button_width": "90px"}, layout=row)
+        self.level = w.ToggleButtons(options=[1], description="Level", style={"button_width": "48px"}, layout=row)
         self.code = w.Dropdown(options=[], description="Code", layout=w.Layout(width="300px"))
         self.find = w.Text(placeholder="part of a title or raw id", description="Find", continuous_update=False)
         self.down = w.Select(options=[], rows=12, layout=wide)
@@ -205,12 +210,13 @@ class CodebookInspector:
         self.grid = [self._tile(w, 112) for _ in range(tiles)]
         self.rows: dict[str, list[Any]] = {}
         self._connect()
-        tree = w.VBox([w.HTML("<b>Walk down the tree</b>"), self.up_button, self.down])
+        column = w.Layout(flex="0 0 246px", margin="0 12px 0 0")
+        tree = w.VBox([w.HTML("<b>Walk down the tree</b>"), self.up_button, self.down], layout=column)
         pictures = w.Box([t["box"] for t in self.grid], layout=w.Layout(display="flex", flex_flow="row wrap"))
         turn = w.HBox([self.earlier, self.pages, self.later])
         shown = w.VBox([self.path, turn, pictures], layout=w.Layout(width="100%"))
         controls = [w.HBox([self.view, self.level]), w.HBox([self.code, self.find])]
-        self.panel = w.VBox([*controls, w.HBox([tree, shown]), self.about, self.near_box])
+        self.panel = w.VBox([w.HTML(STYLE), *controls, w.HBox([tree, shown]), self.about, self.near_box])
         self.panel.add_class("musicrec-inspector")
 
     def _connect(self) -> None:
@@ -224,10 +230,11 @@ class CodebookInspector:
         self.later.on_click(lambda _: self.turn(1))
 
     def _tile(self, w: Any, side: int) -> dict[str, Any]:
-        picture, button = w.HTML(), w.Button(layout=w.Layout(width=f"{side}px", height="24px", margin="0"))
+        picture, button = w.HTML(), w.Button(layout=w.Layout(width=f"{side}px", height="30px", margin="0"))
         button.style.button_color = "transparent"
         tile = {"picture": picture, "button": button, "item": -1, "side": side}
         tile["box"] = w.VBox([picture, button], layout=w.Layout(width=f"{side + 8}px", margin="2px"))
+        tile["box"].add_class("musicrec-tile")
         button.on_click(lambda _: self.pick(tile["item"]))
         return tile
 
@@ -260,7 +267,7 @@ class CodebookInspector:
         found = self.tree.children(str(self.view.value), before)
         self._quiet = True
         options = zip(found["token"], found["items"], found["code"], strict=True)
-        self.code.options = [(f"{token}   {items} items", int(code)) for token, items, code in options]
+        self.code.options = [(f"{token}   {_items(items)}", int(code)) for token, items, code in options]
         self.code.index = 0 if len(found) else None
         self._quiet = False
         self._code_chosen()
@@ -288,7 +295,7 @@ class CodebookInspector:
         below = self.tree.children(view, pattern)
         self._quiet = True
         options = zip(below["token"], below["items"], below["code"], strict=True)
-        self.down.options = [(f"{token}   {items} items", int(code)) for token, items, code in options]
+        self.down.options = [(f"{token}   {_items(items)}", int(code)) for token, items, code in options]
         self.down.value = None
         self._quiet = False
         self.up_button.disabled = not any(code is not None for code in pattern[:-1])
@@ -334,6 +341,10 @@ class CodebookInspector:
 
     def _repr_mimebundle_(self, **arguments: Any) -> Any:
         return self.panel._repr_mimebundle_(**arguments)
+
+
+def _items(n: int) -> str:
+    return f"{n:,} item{'' if n == 1 else 's'}"
 
 
 def _title(text: str) -> str:
