@@ -45,7 +45,7 @@ class Shape:
 SHAPES = {
     "lineage": Shape(128, 1024, 64, 6, 4),  # what the configs of LETTER and MQL4GRec call T5-small
     "t5_small": Shape(512, 2048, 64, 8, 6),  # Raffel et al. 2020
-    "narrow": Shape(96, 384, 32, 4, 2),  # ours: minutes on two CPU cores
+    "narrow": Shape(64, 256, 32, 2, 2),  # ours: minutes on two CPU cores
     "tiny": Shape(32, 64, 16, 2, 1),  # ours: tests
 }
 
