@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from musicrec_kit.analysis.inspect import CodeTree
+from musicrec_kit.analysis.code_tree import CodeTree
 from musicrec_kit.analysis.pictures import shorten, title_of
 from musicrec_kit.data import Dataset, Sequences, held_out, train_prefixes
 from musicrec_kit.evaluation import Rankings

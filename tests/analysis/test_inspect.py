@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from musicrec_kit.analysis.inspect import CodebookInspector, CodeTree
+from musicrec_kit.analysis.code_tree import CodeTree
+from musicrec_kit.analysis.inspect import CodebookInspector
 from musicrec_kit.analysis.labels import labels_of
 from musicrec_kit.analysis.neighbours import Neighbours, shared_labels, shared_neighbours
 from musicrec_kit.analysis.pictures import Thumbnails, placeholder, thumbnail
 from musicrec_kit.data import Dataset, ImageStore, Sequences
 from musicrec_kit.features import Features
-from musicrec_kit.ids.semantic_ids import SemanticIds
+from musicrec_kit.ids import SemanticIds
 
 NASTY = '<script>window.bad=1</script><img src=x onerror="window.bad=1">'
 TITLES = ["red mug", "blue mug", NASTY, "", "green pot", "red pot"]
