@@ -28,7 +28,20 @@ def parser() -> argparse.ArgumentParser:
     _add_job(run)
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
     run.add_argument("--no-notebooks", action="store_true", help="run the stages directly, without executed notebooks")
-    run.add_argument("--dry-run", action="store_true", help="print stages, parameters, time, memory and disk; build nothing")
+    run.add_argument(
+        "--dry-run", action="store_true", help="print stages, parameters, time, memory and disk; build nothing"
+    )
+    grid = commands.add_parser("grid", help="build every run of a sweep, one after the other, and write its table")
+    grid.add_argument("sweep", metavar="SWEEP", help="a name in params/sweeps, or a path to such a YAML file")
+    grid.add_argument("--dataset", action="append", help="in the place of the sweep's data sets; may be given again")
+    grid.add_argument("--size", choices=("smoke", "small", "paper"), help="in the place of the sweep's size")
+    grid.add_argument("--seeds", help="training seeds, comma separated, in the place of the sweep's")
+    grid.add_argument("--data-root", help="folder that the data sets' relative paths start from")
+    grid.add_argument(
+        "--part", default="0/1", metavar="I/N", help="only every N-th cell from I on (default: %(default)s)"
+    )
+    grid.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    grid.add_argument("--dry-run", action="store_true", help="list the cells and their state; build nothing")
     listing = commands.add_parser("list", help="list the finished runs")
     results = commands.add_parser("results", help="print the metrics of the finished runs")
     results.add_argument("--dataset", help="only this data set")
@@ -39,11 +52,13 @@ def parser() -> argparse.ArgumentParser:
     recommend.add_argument("run", metavar="RUN", help="run folder, or its name as `musicrec list` prints it")
     recommend.add_argument("--history", nargs="+", required=True, metavar="RAW_ID", help="item ids, oldest first")
     recommend.add_argument("-k", "--k", type=int, default=10, help="how many items (default: %(default)s)")
-    doctor = commands.add_parser("doctor", help="look at a data set: counts beside the published, ties, cold items, gaps")
+    doctor = commands.add_parser(
+        "doctor", help="look at a data set: counts beside the published, ties, cold items, gaps"
+    )
     _add_job(doctor, method="popularity")
     clean = commands.add_parser("clean", help="remove stage results that no finished run points to")
     clean.add_argument("--yes", action="store_true", help="remove them; without it they are only listed")
-    for command in (listing, results, compare, recommend, clean):
+    for command in (grid, listing, results, compare, recommend, clean):
         command.add_argument("--runs", default="runs", help="folder of runs (default: %(default)s)")
     return top
 
@@ -55,7 +70,9 @@ def _add_job(command: argparse.ArgumentParser, method: str = "musicrec") -> None
     command.add_argument("--seed", type=int, default=0, help="seed of training (default: %(default)s)")
     command.add_argument("--runs", default="runs", help="folder of runs (default: %(default)s)")
     command.add_argument("--data-root", help="folder that the data set's relative paths start from")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments", help="a setting")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments", help="a setting"
+    )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
     command.add_argument("--threads", type=int, help="CPU threads (default: all)")
 
@@ -88,11 +105,7 @@ def _on_term(number: int, _frame: Any) -> None:
 
 def make_job(options: argparse.Namespace) -> Job:
     """Return the job that a command's options describe."""
-    if options.threads:
-        os.environ["OMP_NUM_THREADS"] = str(options.threads)
-        import torch
-
-        torch.set_num_threads(options.threads)
+    _set_threads(options.threads)
     return Job(
         dataset_ref=options.dataset,
         method=options.method,
@@ -103,6 +116,14 @@ def make_job(options: argparse.Namespace) -> Job:
         overrides=methods.parse_set(options.assignments),
         device=options.device,
     )
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -150,6 +171,31 @@ def _run_notebooks(job: Job, until: str | None) -> None:
         raise StageFailed(getattr(error, "ename", "") or "notebook", error) from error
 
 
+def grid(options: argparse.Namespace) -> int:
+    """`musicrec grid`: every cell of a sweep in turn; its table is written to figures/<sweep>.csv."""
+    from musicrec_kit import sweep, tables
+
+    _set_threads(options.threads)
+    raw = sweep.read(options.sweep)
+    given = {"datasets": options.dataset, "size": options.size}
+    given["seeds"] = [int(seed) for seed in options.seeds.split(",")] if options.seeds else None
+    chosen = {**raw, **{key: value for key, value in given.items() if value}}
+    first, every = (int(part) for part in options.part.split("/"))
+    cells = list(sweep.cells(chosen))[first::every]
+    if options.dry_run:
+        print(tables.show(sweep.states(cells, _runs_dir(options.runs), options.data_root)))
+        return 0
+    results, failed = sweep.run(cells, _runs_dir(options.runs), options.data_root)
+    if every == 1:
+        path = methods.home() / "figures" / f"{Path(options.sweep).stem}.csv"
+        runs.write_text(path, results.to_csv(index=False, float_format="%.6f"))
+        print(f"table: {os.path.relpath(path)}")
+    print(tables.show(sweep.summary(results, list(chosen.get("axes") or {}))))
+    for name, why in failed.items():
+        print(f"failed: {name}: {why}", file=sys.stderr)
+    return FAILED if failed else 0
+
+
 def find_run(name: str, folder: str) -> runs.Run:
     """Return a run by its folder, or by its name as `musicrec list` prints it."""
     if (Path(name) / "stages.json").is_file():
@@ -170,7 +216,9 @@ def show_list(options: argparse.Namespace) -> int:
     for each in found:
         print(each.name)
     if not found:
-        print(f"no finished runs in {options.runs}; make one with: musicrec run demo_tiny --size smoke", file=sys.stderr)
+        print(
+            f"no finished runs in {options.runs}; make one with: musicrec run demo_tiny --size smoke", file=sys.stderr
+        )
     return 0
 
 
@@ -230,6 +278,7 @@ def clean(options: argparse.Namespace) -> int:
 
 COMMANDS = {
     "run": run,
+    "grid": grid,
     "list": show_list,
     "results": results,
     "compare": compare,

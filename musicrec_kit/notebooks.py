@@ -62,7 +62,9 @@ def execute(name: str, job: Job) -> Path:
     values = parameters(job)
     takes = set(papermill.inspect_notebook(str(source)))
     if unknown := set(values) - takes:
-        raise Refused(f"notebook {name} has no parameter {', '.join(sorted(unknown))}; its parameters cell has {sorted(takes)}")
+        raise Refused(
+            f"notebook {name} has no parameter {', '.join(sorted(unknown))}; its parameters cell has {sorted(takes)}"
+        )
     target = job.run_folder / "notebooks" / f"{name}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".running.ipynb")

@@ -69,13 +69,24 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def run(sweep: Mapping[str, Any], runs_dir: Path, data_root: str | None = None) -> pd.DataFrame:
-    """Run every cell in turn and return one row per cell, list and metric; a cell that fails is named and passed over.
+def states(todo: list[Cell], runs_dir: Path, data_root: str | None = None) -> pd.DataFrame:
+    """Return one row per cell: its levels, method, seed, and whether its run is done."""
+    rows = []
+    for cell in todo:
+        job = cell.job(runs_dir, data_root)
+        done = (job.run_folder / "metrics.json").is_file()
+        rows.append({**cell.levels, "method": cell.method, "seed": cell.seed, "state": "done" if done else "to do"})
+    return pd.DataFrame(rows)
 
-    Columns: the axes, dataset, method, seed, list, metric, value, and `ceiling_<which>` where the data set knows them.
+
+def run(todo: list[Cell], runs_dir: Path, data_root: str | None = None) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Run every cell in turn; return the table, and cell -> reason for those that failed (the others go on).
+
+    Columns: the axes, dataset, method, seed, fingerprint, main_list, list, metric, value, and `ceiling` (HR@10 of the
+    best predictor that sees everything) where the data set knows it.
     """
     rows: list[dict[str, Any]] = []
-    todo = list(cells(sweep))
+    failed: dict[str, str] = {}
     for number, cell in enumerate(todo, 1):
         job = cell.job(runs_dir, data_root)
         log.info("cell %d of %d: %s %s seed %d", number, len(todo), cell.method, cell.levels, cell.seed)
@@ -83,13 +94,29 @@ def run(sweep: Mapping[str, Any], runs_dir: Path, data_root: str | None = None) 
             metrics = job.metrics
         except StageFailed as error:
             log.error("cell %d failed: %s", number, error)
+            failed[f"{cell.method} {cell.levels} seed {cell.seed}"] = str(error)
             continue
         common = {**cell.levels, "dataset": job.dataset_name, "method": cell.method, "seed": cell.seed}
-        common["fingerprint"] = metrics["fingerprint"][:12]
-        common |= {"main_list": metrics["main_list"]}
+        common |= {"fingerprint": metrics["fingerprint"][:12], "main_list": metrics["main_list"]}
+        ceilings = (job.dataset.manifest.get("about") or {}).get("ceilings")
+        common |= {"ceiling": ceilings["both"]["hr@10"]} if ceilings else {}
         rows += [
             {**common, "list": key.split("/", 2)[1], "metric": key.split("/", 2)[2], "value": value}
             for key, value in metrics.items()
             if key.startswith("test/")
         ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows), failed
+
+
+def summary(results: pd.DataFrame, axes: list[str], metric: str = "hr@10/no_history") -> pd.DataFrame:
+    """Return the mean and the range of a metric of the lists of record, over seeds.
+
+    One row per combination of the axes; an axis whose name ends in "seed" is averaged over.
+    """
+    if results.empty:
+        return results
+    chosen = results[(results.metric == metric) & (results.list == results.main_list)]
+    kept = [axis for axis in axes if not axis.endswith("seed")]
+    grouped = chosen.groupby(kept, sort=False)["value"]
+    table = grouped.agg(["mean", "min", "max", "count"]).reset_index()
+    return table.rename(columns={"mean": f"mean {metric}", "count": "runs"})
