@@ -152,7 +152,12 @@ def run(options: argparse.Namespace) -> int:
         print(f"notebooks:  {os.path.relpath(job.run_folder / 'notebooks')} (executed; open them with: jupyter lab)")
     main_list = metrics["main_list"]
     keys = [f"test/{main_list}/{metric}" for metric in ("hr@10", "ndcg@10")]
-    line = {"run": str(job.run_folder), "dataset": job.dataset_name, "method": job.method, "variant": job.variant}
+    line: dict[str, Any] = {
+        "run": str(job.run_folder),
+        "dataset": job.dataset_name,
+        "method": job.method,
+        "variant": job.variant,
+    }
     line |= {"size": job.size, "seed": job.seed, "main_list": main_list, **{key: metrics[key] for key in keys}}
     print(json.dumps({**line, "seconds": round(time.perf_counter() - start, 1)}))
     return 0

@@ -386,13 +386,17 @@ class Job:
         from musicrec_kit import data, evaluation
 
         sequences, history = self.sequences, self.settings.data.history
-        counters = {"popularity": evaluation.popularity_scores(sequences), "markov": evaluation.Markov(sequences)}
-        users, targets, lists = {}, {}, {}
+        counters: dict[str, evaluation.Score] = {
+            "popularity": evaluation.popularity_scores(sequences),
+            "markov": evaluation.Markov(sequences),
+        }
+        users, targets = {}, {}
+        lists: dict[tuple[str, str], evaluation.RankedList] = {}
         for split in ("valid", "test"):
             examples = data.held_out(sequences, split, history)
             whole = data.held_out(sequences, split, 10**9)
             users[split], targets[split] = examples.users, examples.target
-            found = {}
+            found: dict[str, evaluation.RankedList] = {}
             for name, score in counters.items():
                 plain, without = evaluation.rank_by_scores(score, examples, whole, sequences)
                 found |= {name: plain, f"{name}/no_history": without}

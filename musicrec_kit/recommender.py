@@ -129,7 +129,7 @@ class Recommender:
             tokens, lengths = vocabulary.write(
                 view, vocabulary.ids.views[view][[item]], vocabulary.ids.suffix[view][[item]]
             )
-            found[view] = vocabulary.text(tokens[0, : lengths[0]])
+            found[view] = vocabulary.text(tokens[0, : lengths[0]].tolist())
         return found
 
     def add_items(self, items: pd.DataFrame, features: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -71,8 +71,8 @@ def test_public_functions_and_modules_have_docstrings(path: Path) -> None:
 
 
 def test_importing_the_kit_imports_nothing_heavy() -> None:
-    code = "import sys, musicrec_kit, musicrec_kit.cli; print([m for m in ('torch', 'transformers', 'sklearn', 'matplotlib', "
-    code += "'papermill', 'polars', 'open_clip', 'ipywidgets') if m in sys.modules])"
+    heavy = ("torch", "transformers", "sklearn", "matplotlib", "papermill", "polars", "open_clip", "ipywidgets")
+    code = f"import sys, musicrec_kit, musicrec_kit.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

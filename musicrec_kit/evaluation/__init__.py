@@ -7,6 +7,7 @@ from musicrec_kit.evaluation.counters import Markov, popularity_scores
 from musicrec_kit.evaluation.protocol import (
     RankedList,
     Rankings,
+    Score,
     per_user_table,
     rank_by_scores,
     ranks_in_lists,
@@ -17,6 +18,7 @@ __all__ = [
     "Markov",
     "RankedList",
     "Rankings",
+    "Score",
     "per_user_table",
     "popularity_scores",
     "rank_by_scores",
