@@ -165,7 +165,9 @@ class TokenizerParams(Frozen):
     sinkhorn_iterations: int = Field(50, ge=1)
     init: Literal["kmeans", "kmeans_batch", "uniform"] = Field("kmeans", description="start of the codebooks")
     projection: Literal["full", "none"] = Field("full", description="the linear layer before the joint latent")
-    standardize: bool | None = Field(None, description="inputs to zero mean and unit variance; null: by profile")
+    scaling: Literal["none", "modality", "columns"] | None = Field(
+        None, description="inputs centred, and divided by one number per modality or per column; null: by profile"
+    )
     dead_codes: Literal["keep", "revive"] = Field("keep", description="what happens to unused codes during training")
     epochs: int = Field(500, ge=0)
     batch: int = Field(2048, ge=1)
@@ -186,16 +188,16 @@ class TokenizerParams(Frozen):
             )
         return self
 
-    def chosen(self, name: Literal["level_reduction", "residual_gradients", "sinkhorn", "standardize"]) -> Any:
+    def chosen(self, name: Literal["level_reduction", "residual_gradients", "sinkhorn", "scaling"]) -> Any:
         """Return a switch's value: as given, else what the profile says (lineage.md 5.1, rows 6, 8, 10, 20)."""
         given = getattr(self, name)
         return PROFILES[self.profile][name] if given is None else given
 
 
 PROFILES: dict[str, dict[str, Any]] = {
-    "as_printed": {"level_reduction": "sum", "residual_gradients": True, "sinkhorn": 0.0, "standardize": False},
-    "lineage": {"level_reduction": "mean", "residual_gradients": False, "sinkhorn": 0.003, "standardize": False},
-    "ours": {"level_reduction": "sum", "residual_gradients": True, "sinkhorn": 0.0, "standardize": True},
+    "as_printed": {"level_reduction": "sum", "residual_gradients": True, "sinkhorn": 0.0, "scaling": "none"},
+    "lineage": {"level_reduction": "mean", "residual_gradients": False, "sinkhorn": 0.003, "scaling": "none"},
+    "ours": {"level_reduction": "sum", "residual_gradients": True, "sinkhorn": 0.0, "scaling": "columns"},
 }
 
 

@@ -66,6 +66,6 @@ def check_collapse(health: pd.DataFrame) -> None:
         raise CollapsedError(
             f"the tokenizer collapsed: stream {worst['stream']!r}, level {worst['level']} uses {worst['used']} of "
             f"{min(worst['codes'], worst['items'])} usable codes ({len(bad)} of {len(health)} levels are under "
-            f"{SHARE:.0%}). Try tokenizer.standardize=true, tokenizer.dead_codes=revive, tokenizer.init=kmeans or "
+            f"{SHARE:.0%}). Try tokenizer.scaling=columns, tokenizer.dead_codes=revive, tokenizer.init=kmeans or "
             f"fewer tokenizer.codes; tokenizer.allow_collapse=true goes on with these codes"
         )

@@ -49,21 +49,22 @@ class Scaling(nn.Module):
         self,
         features: Float[Tensor, "items dim"],
         present: Bool[Tensor, " items"],
-        per_column: bool = True,
+        scaling: str = "columns",
         unit_norm: bool = False,
     ) -> None:
-        """Take the mean and each column's deviation; with `unit_norm` one more factor makes the mean squared norm 1.
+        """Take the mean and the scale: each column's deviation, or one number for a mean square of 1 ("modality").
 
-        A column that does not vary keeps scale 1.
+        A column that does not vary keeps scale 1. With `unit_norm` one more factor makes the mean squared norm 1.
         """
         rows = features[present].double()
         mean, scale = rows.mean(0), torch.ones_like(rows[0])
-        if per_column:
+        if scaling == "columns":
             deviation = rows.std(0, correction=0)
             # relative to the column's size: the rounding of a constant column must not be blown up
             scale = torch.where(deviation > 1e-6 * rows.abs().amax(0).clamp_min(1e-30), deviation, 1.0)
-        if unit_norm:
-            norm = ((rows - mean) / scale).square().sum(1).mean().sqrt()
+        if unit_norm or scaling == "modality":
+            squares = ((rows - mean) / scale).square()
+            norm = (squares.sum(1).mean() if unit_norm else squares.mean()).sqrt()
             scale = scale * torch.where(norm > 0, norm, 1.0)
         self.mean.copy_(mean)
         self.scale.copy_(scale)

@@ -1,6 +1,6 @@
 """RK-means: layer-wise k-means on residuals, without networks or gradients (GRID's recommended tokenizer).
 
-Each modality is centred and divided by one number (by its columns' deviations first, where `standardize` says so), such
+Each modality is centred and divided by one number (by its columns' deviations first, where `scaling` says so), such
 that the mean squared norm of an item is 1: in the shared-specific form every modality then has the same say in the
 joint latent [x_t; x_i], whatever its width. No PCA: the split parts keep their widths. An item without a
 modality enters with the modality's mean, 0; the shared-specific form gives it codes in every stream, the separate form
@@ -41,7 +41,7 @@ class RKMeans(nn.Module):
         """Measure the scaling and run k-means level by level on all items."""
         for name, scaling in zip(self.names, self.scalings, strict=True):
             scaling.measure(  # type: ignore[operator]
-                items.features[name], items.present[name], self.params.chosen("standardize"), unit_norm=True
+                items.features[name], items.present[name], self.params.chosen("scaling"), unit_norm=True
             )
         params = self.params.model_copy(update={"init": "kmeans"})
         self.quantizer.start(self.latents(items), items.present, params, seed)

@@ -36,9 +36,9 @@ class RQVAE(nn.Module):
         return list(self.encoder.parameters())
 
     def measure(self, items: Items) -> None:
-        """Take the statistics of the inputs, if they are standardised."""
-        if self.params.chosen("standardize"):
-            self.scaling.measure(items.features[self.name], items.present[self.name])
+        """Take the statistics of the inputs, if they are scaled."""
+        if (scaling := self.params.chosen("scaling")) != "none":
+            self.scaling.measure(items.features[self.name], items.present[self.name], scaling)
 
     def latents(self, items: Items) -> Float[Tensor, "batch dim"]:
         """Return z = Encoder(x)."""

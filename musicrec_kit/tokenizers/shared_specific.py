@@ -44,10 +44,10 @@ class SharedSpecific(nn.Module):
         return [self.missing, *self.encoders.parameters(), *self.projection.parameters()]
 
     def measure(self, items: Items) -> None:
-        """Take the statistics of the inputs, if they are standardised."""
-        if self.params.chosen("standardize"):
+        """Take the statistics of the inputs, if they are scaled."""
+        if (how := self.params.chosen("scaling")) != "none":
             for name, scaling in zip(self.names, self.scalings, strict=True):
-                scaling.measure(items.features[name], items.present[name])  # type: ignore[operator]
+                scaling.measure(items.features[name], items.present[name], how)  # type: ignore[operator]
 
     def latents(self, items: Items) -> Float[Tensor, "batch dim"]:
         """Return the joint latent z: eq. 2, concatenated and projected."""

@@ -245,14 +245,20 @@ def test_the_projection_starts_near_the_identity():
 
 
 def test_standardised_inputs_are_what_is_reconstructed():
-    model, items = random_model(standardize=True)
+    model, items = random_model(scaling="columns")
     items.features["text"][:] = items.features["text"] * 100 + 7
     model.measure(items)
     x = model.scalings[0](items.features["text"])
     torch.testing.assert_close(x.mean(0), torch.zeros(5), atol=1e-5, rtol=0)
     torch.testing.assert_close(x.std(0, correction=0), torch.ones(5))
     assert model(items, Rule()).terms["reconstruction"].item() < 10
-    off, _ = random_model(standardize=False)
+    one, _ = random_model(scaling="modality")
+    one.measure(items)
+    x = one.scalings[0](items.features["text"])
+    torch.testing.assert_close(x.square().mean(), torch.tensor(1.0))
+    ratio = x.std(0) / items.features["text"].std(0)
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))  # the columns keep their proportions
+    off, _ = random_model(scaling="none")
     off.measure(items)
     assert torch.equal(off.scalings[0](items.features["text"]), items.features["text"])
 

@@ -59,12 +59,10 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("standardize", [False, True])
-def test_fit_save_load_and_new_items(kind, standardize, tmp_path):
+@pytest.mark.parametrize("scaling", ["none", "modality", "columns"])
+def test_fit_save_load_and_new_items(kind, scaling, tmp_path):
     features = planted()
-    tokenizer, codes = tokenizers.fit(
-        features, None, tiny(kind=kind, standardize=standardize), tmp_path / "fit", seed=1
-    )
+    tokenizer, codes = tokenizers.fit(features, None, tiny(kind=kind, scaling=scaling), tmp_path / "fit", seed=1)
     assert codes.sizes == {"text": (4, 4, 4), "image": (4, 4, 4)}
     assert all(table.dtype == np.int32 and table.shape == (48, 3) for table in codes.codes.values())
     assert codes.shared_levels == (2 if kind.startswith("shared") else 0)
@@ -189,7 +187,7 @@ def test_rkmeans_finds_planted_groups_and_gives_each_modality_its_say():
 
 def test_rkmeans_is_layer_wise_kmeans():
     features = {"text": planted()["text"]}
-    tokenizer, codes = tokenizers.fit(features, None, tiny(kind="rkmeans", standardize=True))
+    tokenizer, codes = tokenizers.fit(features, None, tiny(kind="rkmeans", scaling="columns"))
     part = tokenizer.parts[0]
     residual = latents(part, Items.of(*matrices(features)))
     for level, book in enumerate(part.quantizer.specific[0]):
@@ -342,7 +340,7 @@ def test_each_setting_of_training_changes_the_codes():
         {"weight_decay": 0.5},
         {"batch": 10},
         {"projection": "none"},
-        {"standardize": True},
+        {"scaling": "columns"},
         {"kmeans_iterations": 1},
     ):
         other = tokenizers.fit(features, cf, tiny(**{**base, **change}))[0].modules.state_dict()
