@@ -6,6 +6,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
+# compiled modules are kept: without them every one of the many processes compiles torch anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint types unit notebooks worlds keys clean
 
@@ -26,14 +28,16 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
+# two processes of one thread each: threads that wait for each other on two cores are slower than none
 unit: $(READY)
-	$(BIN)/python -m pytest tests musicrec_kit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests musicrec_kit
 
 notebooks: $(READY)
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
+	    --nbval-sanitize-with tests/nbval_sanitize.cfg -n 2 --dist loadscope notebooks
 
 worlds: $(READY)
-	$(BIN)/python -m musicrec_kit.sweep params/sweeps/demo_worlds.yaml
+	$(BIN)/musicrec grid demo_worlds
 
 keys: $(READY)
 	$(BIN)/python -c "from pathlib import Path; from musicrec_kit import params; Path('params/KEYS.md').write_text(params.keys_page())"
@@ -43,7 +47,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "needs Python 3.11 or newer; give one with make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@{ $(BIN)/python -m pip install --quiet uv 2>/dev/null && \
-	   UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,offline,grid]'; } || \
+	   UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,offline,grid]'; } || \
 	 { echo "uv did not work here; installing with pip (minutes)"; \
 	   $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,offline,grid]'; }
 	@touch $(READY)
