@@ -42,7 +42,9 @@ def test_a_run_leaves_the_contracts_files(finished: Path) -> None:
     for name in ("text", "image", "joint", "merged", "merged_lse", "popularity", "markov"):
         for split in ("valid", "test"):
             assert 0 <= metrics[f"{split}/{name}/ndcg@10"] <= metrics[f"{split}/{name}/hr@10"] <= 1
-            assert metrics[f"{split}/{name}/hr@10"] <= metrics[f"{split}/{name}/hr@10/no_history"] + 1e-9
+            # without the history's places a target of a fixed scorer can only rise; beams may lose theirs
+            if name in ("popularity", "markov"):
+                assert metrics[f"{split}/{name}/hr@10"] <= metrics[f"{split}/{name}/hr@10/no_history"]
     assert set(runs.load_run(run).stages) >= {"data", "features.text", "features.image", "cf", "tokenizer", "ids"}
 
 
