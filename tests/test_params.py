@@ -14,7 +14,7 @@ from musicrec_kit.params import Refused
     [
         ("tokenizer.codebok_size=9", "tokenizer.codes"),
         ("tokenizer.shard_levels=1", "tokenizer.shared_levels"),
-        ("generater.lr=1", "generator"),
+        ("generater=1", "generator"),
         ("rank.num_beams=5", "rank.beam"),
         ("features.text.encodr=minilm", "features.text.encoder"),
         ("data.demo.user=10", "data.demo.users"),
