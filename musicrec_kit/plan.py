@@ -1,0 +1,216 @@
+"""What a run consists of: its settings, its stages in order, and the key of each, all known before anything is built.
+
+Data in: a request (data set, method, size, seed, overrides). Data out: stage -> key; equal keys mean equal results.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from musicrec_kit import methods, runs
+from musicrec_kit.params import Refused, Settings, Size
+
+STAGES = ("data", "features", "cf", "tokenizer", "ids", "generator", "rank", "evaluate")
+
+# raised by hand when a stage's results change for equal settings: what was built before is then built again
+VERSIONS = {"data": 1, "features": 1, "cf": 1, "tokenizer": 1, "ids": 1, "generator": 1, "rank": 1, "evaluate": 1}
+
+PATH_FIELDS = ("interactions", "items", "images", "tags", "descriptions", "item2id")
+
+
+def fingerprint_path(path: Path) -> str:
+    """Return the sha256 of a file, or for a folder that of its files' names and sizes."""
+    if path.is_file():
+        return runs.sha256_file(path)
+    listing = [(str(f.relative_to(path)), f.stat().st_size) for f in sorted(path.rglob("*")) if f.is_file()]
+    return runs.key_of(listing)
+
+
+@dataclass
+class Plan:
+    """One run's request: dataset x method x size x seed, with what differs from the files."""
+
+    dataset_ref: str
+    method: str = "musicrec"
+    size: Size = "small"
+    seed: int = 0
+    runs_dir: Path = Path("runs")
+    data_root: str | Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        self.runs_dir = Path(self.runs_dir)
+        if not self.runs_dir.is_absolute():
+            self.runs_dir = methods.home() / self.runs_dir
+        self.settings: Settings = methods.resolve(self.dataset_ref, self.method, self.size, self.overrides)
+        self.dataset_name = methods.dataset_name(self.dataset_ref)
+        self.root = methods.data_root(self.dataset_ref, self.data_root)
+        self._check_modalities()
+
+    def _check_modalities(self) -> None:
+        if "tokenizer" not in self.stages:
+            return
+        for modality in self.settings.modalities:
+            if modality not in self.settings.features:
+                known = ", ".join(self.settings.features) or "none"
+                raise Refused(
+                    f"method {self.method} needs features of {modality!r}; data set {self.dataset_name} names {known}; "
+                    f"give --set features.{modality}.file=FILE, or choose another method"
+                    + (", or --set ids.source=published" if self.settings.ids.files else "")
+                )
+
+    @cached_property
+    def stages(self) -> tuple[str, ...]:
+        """Return the names of the stages that this method has, in order."""
+        settings = self.settings
+        if settings.family == "heuristic":
+            return ("data", "rank", "evaluate")
+        if settings.ids.source == "published":
+            return ("data", "ids", "generator", "rank", "evaluate")
+        cf = ("cf",) if settings.tokenizer.alpha > 0 or settings.tokenizer.beta > 0 else ()
+        return ("data", "features", *cf, "tokenizer", "ids", "generator", "rank", "evaluate")
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """Return name -> path of every input file; a missing one is refused, saying where it was looked for."""
+        paths = {name: self.root / file for name, file in self.named_files().items()}
+        for name, path in paths.items():
+            if not path.exists():
+                raise Refused(
+                    f"{self.dataset_name}: {name} is not at {path}; give the folder that holds it with --data-root"
+                )
+        return paths
+
+    def named_files(self) -> dict[str, str]:
+        """Return name -> file as the settings give it, of everything that this run reads."""
+        data = self.settings.data
+        named = {name: str(getattr(data, name)) for name in PATH_FIELDS if getattr(data, name, None)}
+        named |= {f"features.{m}": f.file for m, f in self._used_features().items() if f.file}
+        if self.settings.ids.source == "published":
+            if not self.settings.ids.files:
+                raise Refused(
+                    f"ids.source=published: data set {self.dataset_name} names no ID files (`ids:` in its YAML)"
+                )
+            named |= {f"ids.{view}": file for view, file in self.settings.ids.files.items()}
+        return named
+
+    def _used_features(self) -> dict[str, Any]:
+        if "features" not in self.stages:
+            return {}
+        return {m: self.settings.features[m] for m in self.settings.modalities if m in self.settings.features}
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """Return stage -> key of every stage of this method, computed without building anything."""
+        return {stage: runs.key_of(self._identity(stage)) for stage in self.keyed_stages()}
+
+    def keyed_stages(self) -> list[str]:
+        """Return the stages as they are keyed: features once per modality."""
+        expanded: list[str] = []
+        for stage in self.stages:
+            expanded += [f"features.{m}" for m in self._used_features()] if stage == "features" else [stage]
+        return expanded
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        return {name: fingerprint_path(path) for name, path in self.files.items()}
+
+    def _identity(self, stage: str) -> dict[str, Any]:
+        settings, inputs = self._own(stage)
+        return {"stage": stage, "settings": settings, "inputs": inputs, "version": VERSIONS[stage.split(".")[0]]}
+
+    def _own(self, stage: str) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return a stage's own settings and the keys that it reads."""
+        s, seed = self.settings, {"seed": self.seed}
+        kind, _, modality = stage.partition(".")
+        inputs = {name: self._key(name) for name in self._reads(kind)}
+        if kind == "data":
+            drop = {*PATH_FIELDS, "history", "expected"} | ({"demo"} if s.data.source != "demo" else set())
+            own = {"name": self.dataset_name, **s.data.model_dump(mode="json", exclude=drop)}
+            inputs = {f: h for f, h in self._hashes.items() if f in PATH_FIELDS}
+        elif kind == "features":
+            own = {
+                "modality": modality,
+                **s.features[modality].model_dump(mode="json", exclude={"file", "batch", "same_as"}),
+            }
+            inputs |= {f: h for f, h in self._hashes.items() if f == stage}
+        elif kind == "cf":
+            own = {**s.cf.model_dump(mode="json"), "history": s.data.history, **seed}
+        elif kind == "tokenizer":
+            own = {**s.tokenizer.model_dump(mode="json"), "modalities": list(s.modalities), **seed}
+        elif kind == "ids":
+            own = {
+                **s.ids.model_dump(mode="json", exclude={"files", "tie_shared_tokens", "separators", "tokens"}),
+                **seed,
+            }
+            own["views"] = {view: list(streams) for view, streams in s.views.items()}
+            inputs |= {f: h for f, h in self._hashes.items() if f.startswith("ids.")}
+        elif kind == "generator":
+            own = {**s.generator.model_dump(mode="json"), "history": s.data.history, **seed}
+            own |= s.ids.model_dump(mode="json", include={"tie_shared_tokens", "separators", "tokens"})
+        elif kind == "rank":
+            own = {"family": s.family, "history": s.data.history, **seed}
+            own |= s.rank.model_dump(mode="json", exclude={"batch", "merge"}) if s.family == "generative" else {}
+            own |= s.counter.model_dump(mode="json") if s.family == "heuristic" else {}
+        else:
+            own = {"main_list": self.main_list}
+        return own, inputs
+
+    def _reads(self, kind: str) -> list[str]:
+        features = [f"features.{m}" for m in self._used_features()]
+        reads = {
+            "data": [],
+            "features": ["data"],
+            "cf": ["data"],
+            "tokenizer": [*features, *(["cf"] if "cf" in self.stages else [])],
+            "ids": ["tokenizer"] if "tokenizer" in self.stages else ["data"],
+            "generator": ["data", "ids"],
+            "rank": ["data", "generator"] if "generator" in self.stages else ["data"],
+            "evaluate": ["data", "rank"],
+        }
+        return reads[kind]
+
+    def _key(self, stage: str) -> str:
+        return runs.key_of(self._identity(stage))
+
+    @property
+    def main_list(self) -> str:
+        """Return the name of the list of record."""
+        s = self.settings
+        if s.main_list:
+            return s.main_list
+        if s.family == "heuristic":
+            return "main"
+        return s.rank.merge if len(s.views) > 1 else "main"
+
+    @property
+    def variant(self) -> str:
+        """Return "" or "+...": what differs from the method's file."""
+        return methods.variant_name(self.overrides)
+
+    @property
+    def run_folder(self) -> Path:
+        """Return the folder of this run."""
+        return runs.run_folder(self.runs_dir, self.dataset_name, self.method, self.variant, self.size, self.seed)
+
+    def settings_yaml(self) -> str:
+        """Return the resolved settings with what was asked, as YAML."""
+        asked = {"dataset": str(self.dataset_ref), "method": self.method, "size": self.size, "seed": self.seed}
+        request = {"request": {**asked, "overrides": dict(self.overrides)}}
+        return yaml.safe_dump({**request, **self.settings.model_dump(mode="json")}, sort_keys=False, allow_unicode=True)
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per stage: its key, its folder, and whether it is complete."""
+        rows = []
+        for stage, key in self.keys.items():
+            folder = runs.stage_folder(self.runs_dir, self.dataset_name, stage.split(".")[0], key)
+            state = "done" if (folder / "stage.json").is_file() else "to do"
+            rows.append({"stage": stage, "key": key, "state": state, "folder": os.path.relpath(folder, self.runs_dir)})
+        return pd.DataFrame(rows)
