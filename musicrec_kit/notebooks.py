@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from musicrec_kit import runs
 from musicrec_kit.params import Refused
 from musicrec_kit.pipeline import Job
 
@@ -50,7 +51,7 @@ def parameters(job: Job) -> dict[str, Any]:
 
 
 def execute(name: str, job: Job) -> Path:
-    """Execute one notebook with the job's parameters and return the executed copy's path.
+    """Execute one notebook with the job's parameters, unless that is done, and return the executed copy's path.
 
     Raises:
         Refused: the notebook's parameters cell does not take a value that it would be given.
@@ -66,12 +67,17 @@ def execute(name: str, job: Job) -> Path:
             f"notebook {name} has no parameter {', '.join(sorted(unknown))}; its parameters cell has {sorted(takes)}"
         )
     target = job.run_folder / "notebooks" / f"{name}.ipynb"
+    record, done = target.with_suffix(".json"), {"source": runs.sha256_file(source), "keys": job.keys}
+    if target.is_file() and record.is_file() and runs.read_json(record) == done:
+        log.info("%s: executed before, nothing changed", name)
+        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".running.ipynb")
     papermill.execute_notebook(
         str(source), str(part), parameters=values, kernel_name="python3", progress_bar=False, cwd=str(Path.cwd())
     )
     part.replace(target)
+    runs.write_json(record, done)  # last: only a notebook that ran to its end is not run again
     return target
 
 
