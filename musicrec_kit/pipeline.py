@@ -1,8 +1,7 @@
 """The stages in order: the only module that knows all of them.
 
-A `Job` is a `Plan` that is carried out. Its keys follow from settings and input files alone, so that what is done is found again
-and what is missing is built, upstream first, when somebody asks for a result. Notebooks and the command line use the
-same `Job`.
+A `Job` is a `Plan` that is carried out: what is done is found again by its key, and what is missing is built, upstream
+first, when somebody asks for a result. Notebooks and the command line use the same `Job`.
 """
 
 import logging
