@@ -166,8 +166,8 @@ def run(options: argparse.Namespace) -> int:
 def _run_notebooks(job: Job, until: str | None) -> None:
     from musicrec_kit import notebooks
 
-    if job.settings.tokenizer.codes > job.dataset.n_items and "tokenizer" in job.stages:
-        job._refuse_more_codes_than_items()
+    if "tokenizer" in job.stages:
+        job.refuse_more_codes_than_items()
     try:
         notebooks.execute_all(job, until)
     except (Refused, KeyboardInterrupt):
@@ -212,7 +212,7 @@ def find_run(name: str, folder: str) -> runs.Run:
 
 
 def _runs_dir(folder: str) -> Path:
-    return Path(folder) if Path(folder).is_absolute() else methods.home() / folder
+    return methods.home() / folder
 
 
 def show_list(options: argparse.Namespace) -> int:

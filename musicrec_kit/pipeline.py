@@ -130,7 +130,7 @@ class Job(Plan):
         from musicrec_kit import tokenizers
 
         def build(folder: Path) -> None:
-            self._refuse_more_codes_than_items()
+            self.refuse_more_codes_than_items()
             tokenizer, codes = tokenizers.fit(
                 self.features, self.item_vectors, self.settings.tokenizer, folder, self.seed, self.torch_device
             )
@@ -140,7 +140,8 @@ class Job(Plan):
         folder = self._build("tokenizer", build)
         return tokenizers.load(folder), tokenizers.ItemCodes.load(folder)
 
-    def _refuse_more_codes_than_items(self) -> None:
+    def refuse_more_codes_than_items(self) -> None:
+        """Refuse a tokenizer with more codes than the data set has items."""
         codes, items = self.settings.tokenizer.codes, self.dataset.n_items
         if codes > items:
             raise Refused(

@@ -46,9 +46,7 @@ class Plan:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        self.runs_dir = Path(self.runs_dir)
-        if not self.runs_dir.is_absolute():
-            self.runs_dir = methods.home() / self.runs_dir
+        self.runs_dir = methods.home() / self.runs_dir
         self.settings: Settings = methods.resolve(self.dataset_ref, self.method, self.size, self.overrides)
         self.dataset_name = methods.dataset_name(self.dataset_ref)
         self.root = methods.data_root(self.dataset_ref, self.data_root)
