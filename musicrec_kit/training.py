@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -65,13 +65,19 @@ def learning_rate(step: int, steps: int, warmup: float, schedule: Schedule) -> f
     return 1.0 - done if schedule == "linear" else 1.0
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return two groups: matrices, which decay, and vectors, which do not (as Hugging Face's Trainer)."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def parameter_groups(
+    model: nn.Module, weight_decay: float, rates: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """Return groups of parameters: matrices, which decay, and vectors, which do not (as Hugging Face's Trainer).
+
+    `rate` is a group's factor on the learning rate: that of the first word in `rates` that the parameter's name holds.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(weight_decay, 1.0): [], (0.0, 1.0): []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            rate = next((rate for word, rate in (rates or {}).items() if word in name), 1.0)
+            groups.setdefault((weight_decay if parameter.ndim > 1 else 0.0, rate), []).append(parameter)
+    return [{"params": found, "weight_decay": decay, "rate": rate} for (decay, rate), found in groups.items()]
 
 
 def fit(
@@ -86,6 +92,7 @@ def fit(
     warmup: float = 0.0,
     schedule: Schedule = "cosine",
     clip: float | None = None,
+    rates: Mapping[str, float] | None = None,
     patience: int | None = None,
     validate: Callable[[], tuple[float, dict[str, float]]] | None = None,
     check_every: int = 1,
@@ -101,13 +108,14 @@ def fit(
         batches: epoch -> that epoch's batches, the same every time it is asked.
         loss: batch -> (scalar, named parts for the log).
         epochs: upper limit; 0 trains nothing.
+        rates: factors on `lr` for parameters whose names hold a word (`parameter_groups`).
         patience: checks without gain before stopping.
         validate: () -> (value, parts); lower is better; asked every `check_every` epochs and after the last.
         folder: for `metrics.jsonl` and `checkpoint/`; a checkpoint found there is continued.
         precision: bf16 runs the forward pass under autocast with fp32 weights.
     """
     device = next(model.parameters()).device
-    optimiser = torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr, fused=device.type == "cuda")
+    optimiser = torch.optim.AdamW(parameter_groups(model, weight_decay, rates), lr=lr, fused=device.type == "cuda")
     state, best = _resume(model, optimiser, folder)
     total = max(1, epochs * steps_per_epoch)
     start, saved = time.perf_counter() - state.seconds, time.perf_counter()
@@ -122,7 +130,7 @@ def fit(
         parts: dict[str, float] = {}
         for batch in batches(epoch):
             for group in optimiser.param_groups:
-                group["lr"] = lr * learning_rate(state.step, total, warmup, schedule)
+                group["lr"] = lr * group["rate"] * learning_rate(state.step, total, warmup, schedule)
             with seeds.torch_seed(seed, name, state.step):
                 optimiser.zero_grad(set_to_none=True)
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):

@@ -104,3 +104,25 @@ def test_a_loss_that_is_not_a_number_stops_the_run() -> None:
 def test_vectors_do_not_decay() -> None:
     groups = training.parameter_groups(nn.Linear(2, 3), 0.1)
     assert [(g["weight_decay"], [p.ndim for p in g["params"]]) for g in groups] == [(0.1, [2]), (0.0, [1])]
+
+
+def test_a_rate_applies_to_the_parameters_it_names_and_follows_the_schedule() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.add_module("slow", nn.Linear(1, 1))
+    model.add_module("quick", nn.Linear(1, 1))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    training.fit(
+        model,
+        lambda _: [0],
+        lambda _: (torch.stack([p.sum() for p in model.parameters()]).sum(), {}),
+        lr=0.01,
+        weight_decay=0.0,
+        epochs=1,
+        steps_per_epoch=1,
+        schedule="constant",
+        rates={"quick": 50.0},
+    )
+    for name, parameter in model.named_parameters():
+        # Adam's first step is the learning rate
+        assert (before[name] - parameter).item() == pytest.approx(0.5 if "quick" in name else 0.01, rel=1e-4)
