@@ -31,24 +31,24 @@ class DemoParams(Frozen):
 
     items: int = Field(1500, ge=8, le=100_000, description="products to draw")
     users: int = Field(3000, ge=8, description="shoppers")
-    purposes: int = Field(10, ge=2, le=10, description="purposes in use; only the text tells them")
-    colours: int = Field(8, ge=2, le=8, description="colours in use; only the picture shows them")
-    kinds: int = Field(15, ge=2, le=15, description="kinds in use; both modalities show them")
+    purposes: int = Field(5, ge=2, le=10, description="purposes in use; only the text tells them")
+    colours: int = Field(4, ge=2, le=8, description="colours in use; only the picture shows them")
+    kinds: int = Field(12, ge=2, le=15, description="kinds in use; both modalities show them")
     mean_length: float = Field(9.0, ge=5, description="mean number of interactions of a shopper (at least 5 each)")
     randomness: float = Field(
         0.1, ge=0, le=1, description="share of next items drawn uniformly: the one dial of difficulty"
     )
     copurchase: float = Field(
-        0.2, ge=0, le=1, description="share of the other next items that follow the co-purchase table"
+        0.1, ge=0, le=1, description="share of the other next items that follow the co-purchase table"
     )
     text_weight: float = Field(
-        5.0, ge=0, description="log-odds that the next item keeps the property told only by text"
+        3.0, ge=0, description="log-odds that the next item keeps the property told only by text"
     )
     image_weight: float = Field(
-        5.0, ge=0, description="log-odds that the next item keeps the property shown only by image"
+        3.0, ge=0, description="log-odds that the next item keeps the property shown only by image"
     )
     shared_weight: float = Field(
-        3.0, ge=0, description="log-odds that the next item keeps the kind, which both modalities show"
+        4.0, ge=0, description="log-odds that the next item keeps the kind, which both modalities show"
     )
     all_shared: bool = Field(False, description="null world: text and picture each show every property")
     image_side: int = Field(128, ge=32, le=1024, description="pixels of a picture's side")
@@ -237,6 +237,9 @@ class GeneratorParams(Frozen):
     steps: int | None = Field(None, ge=1, description="steps instead of epochs")
     batch: int = Field(256, ge=1)
     lr: float = Field(1e-3, gt=0)
+    position_lr: float = Field(
+        1.0, gt=0, description="learning rate of the relative position biases, as a multiple of lr"
+    )
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.01, ge=0, le=1, description="share of steps")
     schedule: Literal["cosine", "linear", "constant"] = Field(
@@ -244,6 +247,9 @@ class GeneratorParams(Frozen):
     )
     clip: float = Field(1.0, gt=0, description="gradient norm")
     dropout: float = Field(0.1, ge=0, lt=1)
+    softmax: Literal["vocabulary", "legal"] = Field(
+        "vocabulary", description="what a target token competes with: every token, or those that may follow its prefix"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 elsewhere")
     patience: int = Field(10, ge=1, description="epochs without gain on validation loss before stopping")
 
@@ -281,6 +287,15 @@ class Settings(Frozen):
     generator: GeneratorParams = Field(default_factory=GeneratorParams)
     rank: RankParams = Field(default_factory=RankParams)
     counter: CounterParams = Field(default_factory=CounterParams)
+
+    @model_validator(mode="after")
+    def _decodable(self) -> "Settings":
+        if self.generator.softmax == "legal" and self.rank.tree != "joint":
+            raise ValueError(
+                f"generator.softmax=legal trains a model that never learns which IDs exist, and rank.tree="
+                f"{self.rank.tree} relies on it; set rank.tree=joint or generator.softmax=vocabulary"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -7,6 +7,7 @@ one length this is Hugging Face's constrained beam search.
 Two scores are kept for every ID (lineage.md row 40), and one of them steers:
 - lineage: mean log-probability of its tokens and eos under the softmax over the whole vocabulary;
 - ours: sum of the log-probabilities of its tokens, each renormalised over its own level's tokens, eos left out.
+A model that was trained over the legal tokens alone (`generator.softmax=legal`) has both scores over these.
 """
 
 from dataclasses import dataclass
@@ -126,9 +127,13 @@ def expand(
     token, target = legal.token[move], legal.state[move]
     logits = model.logits(hidden).float()
     chosen = logits.gather(-1, token)
-    lineage = chosen - logits.logsumexp(-1, keepdim=True)
-    ours = torch.where(token == EOS, 0.0, chosen - _level_mass(logits, token, level) if legal.renormalised else lineage)
     allowed = offset < count
+    if legal.softmax == "legal":
+        lineage = level_score = chosen - chosen.masked_fill(~allowed, -torch.inf).logsumexp(-1, keepdim=True)
+    else:
+        lineage = chosen - logits.logsumexp(-1, keepdim=True)
+        level_score = chosen - _level_mass(logits, token, level) if legal.renormalised else lineage
+    ours = torch.where(token == EOS, 0.0, level_score)
     whole = target if legal.same else legal.walk(node[..., None].expand_as(token), token)
     if closed is not None:
         seen = closed.gather(1, whole.clamp(min=0).flatten(1)).view_as(whole)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from musicrec_kit.generation.beam_search import Found, Score, ordered_by
 from musicrec_kit.generation.legal import NOWHERE, Legal
 from musicrec_kit.generation.seq2seq import PAD, T5, Memory, source_bias
+from musicrec_kit.ids.prefix_tree import PrefixTree
 from musicrec_kit.ids.vocabulary import EOS, Vocabulary
 
 CHUNK = 2**14  # decoder positions at once, over users and IDs
@@ -44,12 +45,13 @@ def leaf_paths(legal: Legal) -> Paths:
 
 
 def score_ids(
-    model: T5, memory: Memory, paths: Paths, blocks: tuple[tuple[int, int], ...]
+    model: T5, memory: Memory, paths: Paths, blocks: tuple[tuple[int, int], ...], siblings: PrefixTree | None = None
 ) -> tuple[Float[Tensor, "users ids"], Float[Tensor, "users ids"]]:
     """Return the lineage's score and ours of every ID (`beam_search`) for every user.
 
     Args:
         blocks: all token ranges that one position's tokens compete in; empty for the whole vocabulary.
+        siblings: a tree whose siblings alone compete, in both scores; None: as `blocks` say.
     """
     users, chunk = len(memory.hidden), max(1, CHUNK // (len(memory.hidden) * paths.tokens.shape[1]))
     lineage, ours = [], []
@@ -62,7 +64,8 @@ def score_ids(
         first = torch.empty_like(prefixes).scatter_reduce_(0, prefix.flatten(), place, "amin", include_self=False)
         logits = model.logits(hidden[:, first]).float()
         chosen = logits.flatten(1)[:, (prefix * model.n_tokens + tokens).flatten()].view(users, *tokens.shape)
-        whole = chosen - logits.logsumexp(-1)[:, prefix]
+        mass = logits.logsumexp(-1) if siblings is None else _mass_of_children(logits, prefixes, siblings)
+        whole = chosen - mass[:, prefix]
         level = whole.clone()
         for start, stop in blocks:
             row, column = ((tokens >= start) & (tokens < stop)).nonzero(as_tuple=True)
@@ -71,6 +74,18 @@ def score_ids(
         lineage.append(whole.masked_fill(tokens == PAD, 0).sum(-1) / (tokens != PAD).sum(-1))
         ours.append(level.masked_fill((tokens == PAD) | (tokens == EOS), 0).sum(-1))
     return torch.cat(lineage, dim=1), torch.cat(ours, dim=1)
+
+
+def _mass_of_children(
+    logits: Float[Tensor, "users prefixes tokens"], nodes: Int[Tensor, " prefixes"], tree: PrefixTree
+) -> Float[Tensor, "users prefixes"]:
+    """Return the log of the summed exp of the logits of each node's children."""
+    parent = torch.repeat_interleave(tree.child_count)
+    edge = torch.isin(parent, nodes).nonzero()[:, 0]
+    row = torch.searchsorted(nodes, parent[edge])
+    legal = torch.zeros(len(nodes), logits.shape[-1], dtype=torch.bool, device=nodes.device)
+    legal[row, tree.child_token[edge]] = True
+    return logits.masked_fill(~legal, -torch.inf).logsumexp(-1)
 
 
 def _decode(model: T5, memory: Memory, inputs: Tensor) -> Float[Tensor, "users positions dim"]:
@@ -92,7 +107,8 @@ def score_everything(model: T5, vocabulary: Vocabulary, legal: Legal, memory: Me
     """Return all items' IDs with their scores for every user, in order of their leaves."""
     paths = leaf_paths(legal)
     blocks = tuple((block.first, block.first + block.size) for block in vocabulary.blocks)
-    lineage, ours = score_ids(model, memory, paths, blocks if legal.renormalised else ())
+    siblings = legal.tree if legal.softmax == "legal" else None
+    lineage, ours = score_ids(model, memory, paths, blocks if legal.renormalised and siblings is None else (), siblings)
     return Found(paths.leaf.expand(len(lineage), -1), lineage, ours)
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from torch import Tensor
 from musicrec_kit import runs, seeds, training
 from musicrec_kit.data.splits import Examples, Sequences, held_out, train_prefixes
 from musicrec_kit.generation import seq2seq, tasks
+from musicrec_kit.generation.legal_softmax import LegalSoftmax
 from musicrec_kit.generation.seq2seq import SHAPES, T5
 from musicrec_kit.generation.tasks import Family, Task, TokenStore
 from musicrec_kit.ids.semantic_ids import SemanticIds
@@ -21,6 +22,7 @@ from musicrec_kit.params import GeneratorParams, IdsParams, Refused
 
 log = logging.getLogger(__name__)
 
+Loss = Callable[..., Tensor]  # (model, source, target, reduction) -> cross-entropy of the target tokens
 WEIGHTS, ABOUT = "generator.safetensors", "generator.json"
 VALIDATION_BATCH = 512
 
@@ -113,6 +115,7 @@ def fit_generator(
     made.model.to(device)
     every_task = [task for word in made.families for task in made.tasks(word)]
     store = TokenStore(made.vocabulary, sequences, every_task, device)
+    loss = T5.loss if params.softmax == "vocabulary" else LegalSoftmax(made.vocabulary, every_task, device).loss
     stages = params.stages or (params.tasks,)
     for number, words in enumerate(stages):
         place = folder if folder is None or len(stages) == 1 else folder / f"stage_{number}"
@@ -123,7 +126,7 @@ def fit_generator(
             made.log.extend(runs.read_json(done.with_name(ABOUT)))
             continue
         families = [family for word in made.families if word in words for family in made.families[word]]
-        records = _fit_stage(made, store, families, sequences, number, place, seed)
+        records = _fit_stage(made, store, loss, families, sequences, number, place, seed)
         made.log.extend(records)
         if done is not None:
             runs.write_json(done.with_name(ABOUT), records)
@@ -137,6 +140,7 @@ def fit_generator(
 def _fit_stage(
     made: Generator,
     store: TokenStore,
+    loss: Loss,
     families: list[Family],
     sequences: Sequences,
     number: int,
@@ -166,7 +170,7 @@ def _fit_stage(
     result = training.fit(
         made.model,
         steps,
-        lambda batch: (made.model.loss(*batch), {}),
+        lambda batch: (loss(made.model, *batch), {}),
         lr=params.lr,
         weight_decay=params.weight_decay,
         epochs=epochs,
@@ -174,8 +178,11 @@ def _fit_stage(
         warmup=params.warmup,
         schedule=params.schedule,
         clip=params.clip,
+        rates={"position_bias": params.position_lr},
         patience=params.patience if validation else None,
-        validate=(lambda: validation_loss(made.model, store, validation, valid)) if validation and len(valid) else None,
+        validate=(lambda: validation_loss(made.model, store, loss, validation, valid))
+        if validation and len(valid)
+        else None,
         folder=folder,
         seed=seed,
         precision=precision_of(params.precision, made.device),
@@ -207,7 +214,7 @@ def validation_tasks(families: list[Family]) -> list[Task]:
 
 
 def validation_loss(
-    model: T5, store: TokenStore, validation: list[Task], examples: Examples
+    model: T5, store: TokenStore, loss: Loss, validation: list[Task], examples: Examples
 ) -> tuple[float, dict[str, float]]:
     """Return the mean over tasks of the token-mean cross-entropy on held-out users, and the tasks' own values."""
     values = {}
@@ -216,7 +223,7 @@ def validation_loss(
         spans = spans.take(spans.usable.nonzero()[0])
         total, count = torch.zeros((), device=store.device), int((spans.target_length + 1).sum())
         for source, target in tasks.batches(store, spans, VALIDATION_BATCH):
-            total += model.loss(source, target, reduction="sum")
+            total += loss(model, source, target, reduction="sum")
         values[f"valid/{task.name}"] = float(total) / max(1, count)
     return sum(values.values()) / len(values), values
 

@@ -6,6 +6,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from musicrec_kit.generation.tasks import Writing
 from musicrec_kit.ids.prefix_tree import PrefixTree
 from musicrec_kit.ids.vocabulary import EOS, PAD, Vocabulary
 
+Softmax = Literal["vocabulary", "legal"]
 NOWHERE = -1  # beside the tree of whole IDs
 
 
@@ -46,6 +48,8 @@ class Legal:
         tree: the tree of whole IDs.
         same: the states are the tree's nodes.
         renormalised: score `ours` is over each level's own tokens; without, over the vocabulary.
+        softmax: what the model was trained to tell a token from (`GeneratorParams.softmax`); with "legal" both scores
+            are over the moves from a state.
         n_tokens: size of the vocabulary.
     """
 
@@ -58,6 +62,7 @@ class Legal:
     same: bool
     renormalised: bool
     n_tokens: int
+    softmax: Softmax = "vocabulary"
 
     @cached_property
     def edge_keys(self) -> Int[Tensor, " edges"]:
@@ -114,7 +119,13 @@ class Legal:
         return closed.view(n_users, n_nodes)
 
 
-def make_legal(vocabulary: Vocabulary, writing: Writing, tree: str, device: str | torch.device = "cpu") -> Legal:
+def make_legal(
+    vocabulary: Vocabulary,
+    writing: Writing,
+    tree: str,
+    device: str | torch.device = "cpu",
+    softmax: Softmax = "vocabulary",
+) -> Legal:
     """Return the moves of decoding a writing under a tree switch: joint, per_modality or free."""
     tokens, lengths = vocabulary.joined(writing)
     whole = PrefixTree.from_tokens(tokens, lengths, EOS)
@@ -134,6 +145,7 @@ def make_legal(vocabulary: Vocabulary, writing: Writing, tree: str, device: str 
         same=tree == "joint",
         renormalised=tree != "free",
         n_tokens=vocabulary.size,
+        softmax=softmax,
     )
 
 

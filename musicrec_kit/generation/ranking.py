@@ -69,7 +69,8 @@ class Ranker:
         self._store = TokenStore(generator.vocabulary, sequences, tasks, generator.device)
 
     def _source(self, name: str, task: Task, seed: int) -> _Source:
-        legal = make_legal(self.generator.vocabulary, task.target, self.params.tree, self.generator.device)
+        made = self.generator
+        legal = make_legal(made.vocabulary, task.target, self.params.tree, made.device, made.params.softmax)
         return _Source(name, task, legal, lists.shuffled_leaves(legal, seed))
 
     @torch.inference_mode()

@@ -15,7 +15,7 @@ from musicrec_kit.params import IdsParams
 SHAPE = Shape(dim=16, feed_forward=24, d_kv=8, heads=2, layers=2)
 
 
-def setting(ids, writing=None, tree="joint", seed=0, spread=1.0, users=5, **params):
+def setting(ids, writing=None, tree="joint", seed=0, spread=1.0, users=5, softmax="vocabulary", **params):
     """Return (model, vocabulary, legal, memory) with random sources of different lengths."""
     vocabulary = Vocabulary.from_ids(ids, IdsParams(**params))
     model = T5(vocabulary.size, SHAPE).initialise(seed).eval().requires_grad_(False)
@@ -23,7 +23,7 @@ def setting(ids, writing=None, tree="joint", seed=0, spread=1.0, users=5, **para
     source = torch.randint(2, vocabulary.size, (users, 9), generator=torch.Generator().manual_seed(seed))
     for row in range(users):
         source[row, 4 + row % 6 :] = 0
-    legal = make_legal(vocabulary, writing or tuple(ids.views), tree)
+    legal = make_legal(vocabulary, writing or tuple(ids.views), tree, softmax=softmax)
     return model, vocabulary, legal, model.encode(source)
 
 
@@ -46,6 +46,25 @@ def brute_force(model, vocabulary, writing, memory):
             total += within[:, token - block.first]
         ours[:, item] = total
     return lineage, ours
+
+
+def brute_force_legal(model, vocabulary, writing, memory):
+    """Return (lineage, ours) [users, items] where a token competes with the tokens that follow its prefix in any ID."""
+    tokens, lengths = vocabulary.joined(writing)
+    written = {item: (*tokens[item, : lengths[item]].tolist(), 1) for item in np.flatnonzero(lengths).tolist()}
+    lineage = torch.full((len(memory.hidden), len(tokens)), -torch.inf)
+    ours = lineage.clone()
+    for item, target in written.items():
+        logits = model.logits(model.decode(torch.tensor([(0, *target[:-1])]).expand(len(lineage), -1), memory))
+        steps = []
+        for position, token in enumerate(target):
+            rivals = sorted({other[position] for other in written.values() if other[:position] == target[:position]})
+            steps.append(logits[:, position, rivals].log_softmax(-1)[:, rivals.index(token)])
+        lineage[:, item], ours[:, item] = sum(steps) / len(steps), sum(steps[:-1])
+    return lineage, ours
+
+
+BRUTE_FORCE = {"vocabulary": brute_force, "legal": brute_force_legal}
 
 
 def found_by_item(found, legal, n_items):
@@ -97,13 +116,14 @@ WORLDS = {
 
 
 @pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("softmax", BRUTE_FORCE)
 @pytest.mark.parametrize("score", ["lineage", "ours"])
-def test_a_beam_as_wide_as_the_catalogue_equals_brute_force(world, score):
+def test_a_beam_as_wide_as_the_catalogue_equals_brute_force(world, score, softmax):
     make, params = WORLDS[world]
     ids = make()
     for writing in {(next(iter(ids.views)),), tuple(ids.views)}:
-        model, vocabulary, legal, memory = setting(ids, writing, **params)
-        expected = brute_force(model, vocabulary, writing, memory)
+        model, vocabulary, legal, memory = setting(ids, writing, softmax=softmax, **params)
+        expected = BRUTE_FORCE[softmax](model, vocabulary, writing, memory)
         found = search(model, legal, memory, beam=ids.n_items, score=score)
         for made, known in zip(found_by_item(found, legal, ids.n_items), expected, strict=True):
             torch.testing.assert_close(made, known, atol=2e-5, rtol=1e-5)
@@ -112,13 +132,14 @@ def test_a_beam_as_wide_as_the_catalogue_equals_brute_force(world, score):
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_exact_scoring_equals_brute_force(world, monkeypatch):
+@pytest.mark.parametrize("softmax", BRUTE_FORCE)
+def test_exact_scoring_equals_brute_force(world, softmax, monkeypatch):
     make, params = WORLDS[world]
     ids = make()
     writing = tuple(ids.views)
     monkeypatch.setattr(exact, "CHUNK", 100)  # several chunks
-    model, vocabulary, legal, memory = setting(ids, writing, **params)
-    expected = brute_force(model, vocabulary, writing, memory)
+    model, vocabulary, legal, memory = setting(ids, writing, softmax=softmax, **params)
+    expected = BRUTE_FORCE[softmax](model, vocabulary, writing, memory)
     found = exact.score_everything(model, vocabulary, legal, memory)
     best = exact.best_of(found, legal, 3, "ours")
     torch.testing.assert_close(best.ours, found.ours.topk(3).values)

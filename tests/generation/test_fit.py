@@ -10,6 +10,7 @@ from musicrec_kit.data.splits import Sequences, held_out
 from musicrec_kit.generation import fit
 from musicrec_kit.generation.fit import Generator, fit_generator
 from musicrec_kit.generation.ranking import Ranker
+from musicrec_kit.generation.seq2seq import T5
 from musicrec_kit.generation.tasks import TokenStore
 from musicrec_kit.params import GeneratorParams, IdsParams, RankParams, Refused
 
@@ -115,6 +116,18 @@ def test_stages_train_their_own_tasks(world, tmp_path, monkeypatch):
     assert (tmp_path / "stage_1" / "metrics.jsonl").is_file()
 
 
+def test_position_biases_learn_at_their_own_rate(world):
+    params = TINY.model_copy(update={"steps": 1, "dropout": 0.0, "weight_decay": 0.0, "warmup": 0.0, "clip": 1e9})
+    start = weights(Generator.untrained(world[1], params, IdsParams(), 5))
+    moved = {}
+    for rate in (1.0, 100.0):
+        made = fit_generator(*world, params.model_copy(update={"position_lr": rate}), IdsParams(), 5)
+        moved[rate] = {name: (tensor - start[name]).abs().max() for name, tensor in weights(made).items()}
+    for name, far in moved[100.0].items():
+        factor = 100 if "position_bias" in name else 1
+        assert float(far) == pytest.approx(factor * float(moved[1.0][name]), rel=1e-3), name
+
+
 @pytest.mark.parametrize(("steps", "parts"), [(3, 1), (9, 1), (25, 3)])
 def test_steps_instead_of_epochs(world, steps, parts):
     params = TINY.model_copy(update={"steps": steps, "tasks": ("next",), "batch": 10, "epochs": 99})
@@ -134,7 +147,7 @@ def test_validation_is_the_mean_over_views_of_the_token_mean(world):
     examples = held_out(sequences, "valid", 5)
     made.model.eval()
     with torch.no_grad():
-        value, parts = fit.validation_loss(made.model, store, chosen, examples)
+        value, parts = fit.validation_loss(made.model, store, T5.loss, chosen, examples)
         expected = []
         for view in ("text", "image"):
             tokens, _ = made.vocabulary.tokens_of(view)
