@@ -128,15 +128,15 @@ def test_realised_hits_meet_the_ceiling(name: str) -> None:
 
 def test_ceilings_are_well_apart_in_the_main_world() -> None:
     best = {name: values["hr@10"] for name, values in ceilings(*world_of()).items()}
-    assert best["both"] > max(best["text"], best["image"]) + 0.3
+    assert best["both"] > max(best["text"], best["image"]) + 0.2
     assert min(best["text"], best["image"]) > best["copurchase"] + 0.1
-    assert best["copurchase"] > best["popularity"] + 0.1
+    assert best["copurchase"] > best["popularity"] + 0.03
 
 
 def test_null_worlds_have_the_ceilings_they_promise() -> None:
     irrelevant = ceilings(*world_of(image_weight=0))
     assert irrelevant["both"] == pytest.approx(irrelevant["text"], abs=1e-9)
-    assert irrelevant["image"]["hr@10"] < irrelevant["text"]["hr@10"] - 0.2
+    assert irrelevant["image"]["hr@10"] < irrelevant["text"]["hr@10"] - 0.15
     alone = ceilings(*world_of(copurchase=0))
     assert alone["copurchase"] == pytest.approx(alone["random"], abs=1e-9)
     shared = ceilings(*world_of(all_shared=True))
