@@ -65,7 +65,6 @@ class DataParams(Frozen):
     tags: str | None = Field(None, description="movielens: tags.csv")
     descriptions: str | None = Field(None, description="movielens: item file whose descriptions and brands are added")
     item2id: str | None = Field(None, description="lcrec: file of raw id TAB item number")
-    ratings: str | None = Field(None, description="movielens: an alias of interactions")
     columns: dict[str, str] = Field(default_factory=dict, description="table: our column -> the file's column")
     demo: DemoParams = Field(default_factory=DemoParams, description="source demo: the generator's settings")
     min_rating: float | None = Field(None, description="keep interactions rated at least this; null keeps all")

@@ -47,8 +47,5 @@ def load_dataset(params: DataParams, name: str, data_root: Path | None, folder: 
 
 def source_files(params: DataParams, data_root: Path | None) -> list[Path]:
     """Return the files that a data set is read from; a folder of pictures counts as one."""
-    names = [
-        getattr(params, kind)
-        for kind in ("interactions", "ratings", "items", "item2id", "tags", "descriptions", "images")
-    ]
+    names = [getattr(params, kind) for kind in ("interactions", "items", "item2id", "tags", "descriptions", "images")]
     return [(data_root or Path()) / name for name in names if name]

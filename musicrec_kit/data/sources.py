@@ -44,9 +44,7 @@ def read(params: DataParams, data_root: Path | None, folder: Path) -> RawTables:
     else:
         raw = table(params, root)
     if not len(raw.interactions):
-        raise Refused(
-            f"source {params.source}: no interactions in {params.interactions or params.ratings}; is it the right file?"
-        )
+        raise Refused(f"source {params.source}: no interactions in {params.interactions}; is it the right file?")
     return raw
 
 
@@ -55,7 +53,7 @@ def movielens(params: DataParams, root: Path) -> RawTables:
 
     A film's description is its plot (from `descriptions`, where given) and then its tags.
     """
-    ratings = reading.located(root, params.interactions or params.ratings, "interactions")
+    ratings = reading.located(root, params.interactions, "interactions")
     interactions, about = _interactions(ratings, MOVIELENS_RATINGS, ("user", "item", "rating"))
     movies = reading.located(root, params.items, "items")
     wanted = {"raw_id": "movieId", "title": "title", "categories": "genres"}

@@ -195,7 +195,7 @@ def movies(tmp_path):
 def test_movielens_as_released(movies):
     params = DataParams(
         source="movielens",
-        ratings="ratings.csv",
+        interactions="ratings.csv",
         items="movies.csv",
         tags="tags.csv",
         descriptions="plots.json",
