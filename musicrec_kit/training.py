@@ -115,7 +115,8 @@ def fit(
         precision: bf16 runs the forward pass under autocast with fp32 weights.
     """
     device = next(model.parameters()).device
-    optimiser = torch.optim.AdamW(parameter_groups(model, weight_decay, rates), lr=lr, fused=device.type in ("cuda", "cpu"))
+    fused = device.type in ("cuda", "cpu")
+    optimiser = torch.optim.AdamW(parameter_groups(model, weight_decay, rates), lr=lr, fused=fused)
     state, best = _resume(model, optimiser, folder)
     total = max(1, epochs * steps_per_epoch)
     start, saved = time.perf_counter() - state.seconds, time.perf_counter()

@@ -37,7 +37,7 @@ def test_a_planted_chain_is_learnt():
     n, history = 10, 2
     starts = np.random.default_rng(0).integers(0, n, 40)
     sequences = Sequences.from_lists([[(s + i) % n for i in range(6)] for s in starts], n)
-    params = TINY.model_copy(update={"epochs": 16, "batch": 32, "dropout": 0.0, "tasks": ("next", "joint"), "lr": 1e-2})
+    params = TINY.model_copy(update={"epochs": 20, "batch": 32, "dropout": 0.0, "tasks": ("next", "joint"), "lr": 1e-2})
     made = fit_generator(sequences, reference.random_ids(n, levels=2), params, IdsParams(), history)
     examples, full = held_out(sequences, "test", history), held_out(sequences, "test", 10**9)
     found = Ranker(made, sequences, RankParams(beam=5)).rank(examples, full)
