@@ -177,7 +177,7 @@ def _run_notebooks(job: Job, until: str | None) -> None:
 
 
 def grid(options: argparse.Namespace) -> int:
-    """`musicrec grid`: every cell of a sweep in turn; its table is written to figures/<sweep>.csv."""
+    """`musicrec grid`: every cell of a sweep in turn; its tables are written to figures/<sweep>*.csv."""
     from musicrec_kit import sweep, tables
 
     _set_threads(options.threads)
@@ -191,11 +191,15 @@ def grid(options: argparse.Namespace) -> int:
         print(tables.show(sweep.states(cells, _runs_dir(options.runs), options.data_root)))
         return 0
     results, failed = sweep.run(cells, _runs_dir(options.runs), options.data_root)
-    if every == 1:
-        path = methods.home() / "figures" / f"{Path(options.sweep).stem}.csv"
-        runs.write_text(path, results.to_csv(index=False, float_format="%.6f"))
-        print(f"table: {os.path.relpath(path)}")
+    made = {"": results}
     print(tables.show(sweep.summary(results, list(chosen.get("axes") or {}))))
+    if chosen.get("contrast"):
+        made["_differences"] = sweep.contrasts(cells, chosen["contrast"], _runs_dir(options.runs))
+        print(tables.show(made["_differences"]))
+    for end, table in made.items() if every == 1 else ():
+        path = methods.home() / "figures" / f"{Path(options.sweep).stem}{end}.csv"
+        runs.write_text(path, table.to_csv(index=False, float_format="%.6f"))
+        print(f"table: {os.path.relpath(path)}")
     for name, why in failed.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
     return FAILED if failed else 0

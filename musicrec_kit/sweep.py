@@ -1,6 +1,7 @@
 """Sweeps: a YAML file names axes of settings; every cell is a run, made one after the other and found again when done.
 
-Data in: `params/sweeps/<name>.yaml`. Data out: finished runs, and one table with a row per cell and list.
+Data in: `params/sweeps/<name>.yaml`. Data out: finished runs, one table with a row per cell and list, and where the
+sweep names a `contrast`, one of paired differences.
 """
 
 import logging
@@ -10,15 +11,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from musicrec_kit import methods
+from musicrec_kit import methods, runs
 from musicrec_kit.params import Refused, Size, merge
 from musicrec_kit.pipeline import Job, StageFailed
 
 log = logging.getLogger(__name__)
 
-KEYS = {"datasets", "size", "seeds", "axes", "skip"}
+Place = tuple[tuple[str, Any], ...]  # (name of an axis, level), in order
+KEYS = {"datasets", "size", "seeds", "axes", "skip", "contrast"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ class Cell:
     levels: dict[str, str]
     overrides: dict[str, Any]
 
+    def name_without(self, axis: str) -> Place:
+        """Return (name, value) of data set, seed and every axis but one: equal for cells that this axis tells apart."""
+        levels = ((name, level) for name, level in self.levels.items() if name != axis)
+        return (("dataset", self.dataset), ("seed", self.seed), *levels)
+
     def job(self, runs_dir: Path, data_root: str | None = None) -> Job:
         """Return the cell's job."""
         return Job(self.dataset, self.method, self.size, self.seed, runs_dir, data_root, self.overrides)
@@ -42,6 +50,9 @@ def read(name: str) -> dict[str, Any]:
     raw = methods.read_yaml(methods.find("sweeps", name))
     if unknown := set(raw) - KEYS:
         raise Refused(f"sweep {name}: unknown key {', '.join(sorted(unknown))}; a sweep has {', '.join(sorted(KEYS))}")
+    for axis, level in (raw.get("contrast") or {}).items():
+        if level not in (levels := (raw.get("axes") or {}).get(axis, {})):
+            raise Refused(f"sweep {name}: contrast {axis}: {level} is no level of an axis; there is {list(levels)}")
     return raw
 
 
@@ -120,3 +131,47 @@ def summary(results: pd.DataFrame, axes: list[str], metric: str = "hr@10/no_hist
     grouped = chosen.groupby(kept, sort=False)["value"]
     table = grouped.agg(["mean", "min", "max", "count"]).reset_index()
     return table.rename(columns={"mean": f"mean {metric}", "count": "runs"})
+
+
+def contrasts(todo: list[Cell], contrast: Mapping[str, str], runs_dir: Path) -> pd.DataFrame:
+    """Return how one level of an axis differs from each other level, over the same users, from runs that are done.
+
+    HR@10 of the lists of record on test, without the history. Users are paired inside a cell's data; cells that differ
+    in a seed alone (of training, or an axis whose name ends in "seed") are pooled.
+
+    Columns: dataset, the other axes, the two means, difference with its 95 % interval over users and p of the paired
+    t-test, the smallest and largest difference among the pooled cells, `detectable` (the effect that would be found
+    four times in five), users, cells.
+    """
+    from musicrec_kit.evaluation.compare import compare
+
+    ((axis, base),) = contrast.items()
+    hits: dict[Place, dict[str, pd.Series]] = {cell.name_without(axis): {} for cell in todo}
+    for cell in todo:
+        if (made := _hits(cell.job(runs_dir).run_folder)) is not None:
+            hits[cell.name_without(axis)][cell.levels[axis]] = made
+    pairs: dict[tuple[Place, str], list[tuple[pd.Series, pd.Series]]] = {}
+    for place, found in hits.items():
+        kept = tuple((name, value) for name, value in place if not name.endswith("seed"))
+        for level in found.keys() - {base} if base in found else ():
+            pairs.setdefault((kept, level), []).append((found[base], found[level]))
+    rows = []
+    for (kept, level), both in sorted(pairs.items(), key=str):
+        first, second = (np.concatenate([pair[side] for pair in both]) for side in (0, 1))
+        result = compare(first, second)
+        apart = [float(a.mean() - b.mean()) for a, b in both]
+        row = {**dict(kept), axis: f"{base} - {level}", "first": result.mean_a, "second": result.mean_b}
+        row |= {"difference": result.difference, "low": result.low, "high": result.high, "p": result.p}
+        row |= {"least": min(apart), "most": max(apart), "detectable": result.detectable}
+        rows.append({**row, "users": result.users, "cells": len(both)})
+    return pd.DataFrame(rows)
+
+
+def _hits(folder: Path) -> "pd.Series | None":
+    """Return 1 for each test user whose target is among the first 10, by user; None where the run is not done."""
+    if not (folder / "metrics.json").is_file():
+        return None
+    table, record = runs.read_table(folder / "per_user.parquet"), runs.read_json(folder / "metrics.json")["main_list"]
+    kept = table[(table["split"] == "test") & (table["list"] == record)].sort_values("user")
+    rank = kept["rank_no_history"].to_numpy(np.int64)
+    return pd.Series(((rank > 0) & (rank <= 10)).astype(float), index=kept["user"].to_numpy())

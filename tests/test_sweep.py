@@ -1,0 +1,100 @@
+"""Sweeps: which cells there are, and what their tables say about runs whose metrics are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from musicrec_kit import methods, runs, sweep
+from musicrec_kit.params import Refused
+
+COUNTERS = {
+    "datasets": ["demo_tiny"],
+    "size": "smoke",
+    "axes": {
+        "world_seed": {"w0": {}, "w1": {"data": {"demo": {"seed": 1}}}},
+        "row": {"counter": {"method": "markov"}, "popularity": {"method": "popularity"}},
+    },
+    "contrast": {"row": "counter"},
+}
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[sweep.Cell], pd.DataFrame]:
+    """Return the runs of a sweep of two methods that need no training, over two worlds."""
+    folder, cells = tmp_path_factory.mktemp("runs"), list(sweep.cells(COUNTERS))
+    results, failed = sweep.run(cells, folder)
+    assert not failed
+    return folder, cells, results
+
+
+def test_cells_are_the_product_without_what_is_skipped() -> None:
+    raw = {**COUNTERS, "seeds": [0, 1], "skip": [{"world_seed": ["w1"], "row": "popularity"}]}
+    made = [(cell.seed, *cell.levels.values(), cell.method) for cell in sweep.cells(raw)]
+    w0 = [
+        (s, "w0", row, method) for row, method in (("counter", "markov"), ("popularity", "popularity")) for s in (0, 1)
+    ]
+    assert made == [*w0, (0, "w1", "counter", "markov"), (1, "w1", "counter", "markov")]
+
+
+def test_the_shipped_worlds_have_every_row_that_the_claim_needs() -> None:
+    cells = list(sweep.cells(sweep.read("demo_worlds")))
+    of = {world: [c for c in cells if c.levels["world"] == world] for world in {c.levels["world"] for c in cells}}
+    assert set(of) == {"main", "pictures_irrelevant", "no_copurchase", "all_shared"}
+    for world in ("main", "pictures_irrelevant", "all_shared"):
+        rows = {c.levels["row"]: c.method for c in of[world]}
+        assert rows.items() >= {"text + image": "musicrec", "text + text": "text_text"}.items()
+        assert {"tiger", "tiger_image"} <= set(rows.values())
+        assert {c.levels["data_seed"] for c in of[world]} == {"w0", "w1", "w2"}
+    for cell in cells:  # every cell is a valid request
+        methods.resolve(cell.dataset, cell.method, cell.size, cell.overrides)
+
+
+def test_the_table_holds_the_metrics_of_every_run(counted: tuple[Path, list[sweep.Cell], pd.DataFrame]) -> None:
+    folder, cells, results = counted
+    for cell in cells:
+        rows = results[(results.world_seed == cell.levels["world_seed"]) & (results.row == cell.levels["row"])]
+        metrics = runs.read_json(cell.job(folder).run_folder / "metrics.json")
+        for row in rows.itertuples():
+            assert row.value == metrics[f"test/{row.list}/{row.metric}"]
+    assert list(sweep.states(cells, folder)["state"]) == ["done"] * 4
+
+
+def test_contrasts_are_the_paired_differences_over_all_worlds(
+    counted: tuple[Path, list[sweep.Cell], pd.DataFrame],
+) -> None:
+    folder, cells, results = counted
+    made = sweep.contrasts(cells, COUNTERS["contrast"], folder)
+    assert len(made) == 1
+    row = made.iloc[0]
+    wanted = results[(results.list == "main") & (results.metric == "hr@10/no_history")]
+    value = wanted.set_index(["world_seed", "row"])["value"]
+    apart = [value[w, "counter"] - value[w, "popularity"] for w in ("w0", "w1")]
+    assert row["difference"] == pytest.approx(np.mean(apart))  # both worlds have as many shoppers
+    assert (row["least"], row["most"]) == (pytest.approx(min(apart)), pytest.approx(max(apart)))
+    assert row["users"] == 400 and row["cells"] == 2
+    assert row["low"] < row["difference"] < row["high"] and row["low"] > 0 and row["p"] < 0.01
+    assert row["row"] == "counter - popularity" and row["dataset"] == "demo_tiny"
+
+
+def test_contrasts_leave_out_what_is_not_done(counted: tuple[Path, list[sweep.Cell], pd.DataFrame]) -> None:
+    folder, cells, _ = counted
+    lacking = list(sweep.cells({**COUNTERS, "seeds": [0, 7]}))
+    pd.testing.assert_frame_equal(
+        sweep.contrasts(lacking, COUNTERS["contrast"], folder), sweep.contrasts(cells, COUNTERS["contrast"], folder)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("datasets: [demo]\naxis: {}", "unknown key axis"),
+        ("datasets: [demo]\naxes: {row: {a: {}}}\ncontrast: {row: b}", "contrast row: b is no level"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense_is_refused(tmp_path: Path, text: str, why: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(Refused, match=why):
+        sweep.read(str(path))
