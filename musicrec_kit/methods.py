@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import yaml
 
-from musicrec_kit.params import IdsParams, Refused, Settings, Size, build, leaves, merge, nearest
+from musicrec_kit.params import IdsParams, Refused, Settings, Size, build, leaves, merge
+from musicrec_kit.settings_help import nearest
 
 # top-level keys of a data set's file that describe its files, and where they live in Settings
 DATASET_KEYS = (

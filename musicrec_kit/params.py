@@ -4,16 +4,14 @@ Precedence is size < dataset < method < run (`architecture.md` section 5 names t
 knows is refused, naming the nearest real one. Every default that a paper leaves open is explained in `params/`.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Size = Literal["smoke", "small", "paper"]
+from musicrec_kit.settings_help import explain, key_rows
 
-# words that users of the lineage's code type, and what the kit calls them
-ALIASES = {"codebook_size": "codes", "num_emb_list": "codes", "e_dim": "dim", "num_beams": "beam", "beam_width": "beam"}
+Size = Literal["smoke", "small", "paper"]
 
 
 class Refused(ValueError):
@@ -314,16 +312,7 @@ class Settings(Frozen):
         return dict(self.ids.views) or {name: (name,) for name in self.modalities}
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """Return the known word nearest to `word`, or an empty string.
-
-    >>> nearest("codebok_size", ["codes", "levels", "lr"])
-    'codes'
-    """
-    for alias in difflib.get_close_matches(word, ALIASES, 1, 0.8):
-        if ALIASES[alias] in known:
-            return ALIASES[alias]
-    return next(iter(difflib.get_close_matches(word, known, 1, 0.4)), "")
+OPEN_KEYS: dict[str, type[BaseModel]] = {"features": FeatureParams}  # a modality is any word
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -348,34 +337,7 @@ def build(values: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise Refused("; ".join(_explain(fault) for fault in error.errors())) from error
-
-
-def _explain(fault: Any) -> str:
-    path = [str(part) for part in fault["loc"]]
-    if fault["type"] == "extra_forbidden":
-        known = list(_fields_at(path[:-1]))
-        hint = nearest(path[-1], known)
-        dotted = ".".join([*path[:-1], hint])
-        return f"unknown setting {'.'.join(path)}: " + (
-            f"did you mean {dotted}?" if hint else f"known here: {', '.join(known)}"
-        )
-    return f"{'.'.join(path) or 'settings'}: {fault['msg']}, found {fault['input']!r}"
-
-
-def _fields_at(path: list[str]) -> Iterator[str]:
-    """Give the field names of the settings class at a dotted path."""
-    model: Any = Settings
-    for part in path:
-        if model is None:
-            return
-        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
-        model = FeatureParams if part in ("features",) else annotation
-        if not hasattr(model, "model_fields"):
-            model = None
-    if path and path[0] == "features":
-        model = FeatureParams
-    yield from getattr(model, "model_fields", {})
+        raise Refused("; ".join(explain(fault, Settings, OPEN_KEYS) for fault in error.errors())) from error
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -396,17 +358,4 @@ def keys_page() -> str:
         "",
     ]
     lines += ["| key | values | default | meaning |", "|---|---|---|---|"]
-    return "\n".join([*lines, *_key_rows(Settings, "")]) + "\n"
-
-
-def _key_rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        annotation = field.annotation
-        inner = FeatureParams if name == "features" else annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _key_rows(inner, f"{prefix}{name}." + ("MODALITY." if name == "features" else ""))
-            continue
-        kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-        kind = kind.replace("typing.", "").replace("Literal", "").replace("|", "or")
-        default = field.get_default(call_default_factory=True)
-        yield f"| `{prefix}{name}` | {kind} | `{default}` | {(field.description or '').replace('|', 'or')} |"
+    return "\n".join([*lines, *key_rows(Settings, OPEN_KEYS)]) + "\n"

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from musicrec_kit import runs
-from musicrec_kit.params import Refused, Settings, build, nearest
+from musicrec_kit.params import Refused, Settings, build
 from musicrec_kit.pipeline import pick_device
+from musicrec_kit.settings_help import nearest
 
 if TYPE_CHECKING:
     from musicrec_kit.data import Dataset

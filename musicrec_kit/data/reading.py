@@ -9,7 +9,8 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
-from musicrec_kit.params import Refused, nearest
+from musicrec_kit.params import Refused
+from musicrec_kit.settings_help import nearest
 
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
 NO_TIME = np.iinfo(np.int64).min

@@ -11,7 +11,8 @@ import pandas as pd
 from musicrec_kit.data import lcrec, reading, text
 from musicrec_kit.data.images import ImageStore
 from musicrec_kit.data.raw import INTERACTION_COLUMNS, ITEM_COLUMNS, RawTables
-from musicrec_kit.params import DataParams, Refused, nearest
+from musicrec_kit.params import DataParams, Refused
+from musicrec_kit.settings_help import nearest
 
 log = logging.getLogger(__name__)
 
