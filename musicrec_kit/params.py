@@ -49,6 +49,7 @@ class DemoParams(Frozen):
         4.0, ge=0, description="log-odds that the next item keeps the kind, which both modalities show"
     )
     all_shared: bool = Field(False, description="null world: text and picture each show every property")
+    shuffled_pictures: bool = Field(False, description="null world: every item shows the picture of a random one")
     image_side: int = Field(128, ge=32, le=1024, description="pixels of a picture's side")
     seed: int = Field(0, ge=0, description="seed of the world; the seed of training is another")
 

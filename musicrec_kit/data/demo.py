@@ -5,8 +5,9 @@
     ceilings.json (the best that anyone can reach, computed before any training), world.json (settings, and what each
     modality shows).
 
-Null worlds are settings: image_weight=0 (pictures are irrelevant), copurchase=0 (nothing that only behaviour tells),
-all_shared=True (text and picture each show every property).
+Null worlds are settings: shuffled_pictures=True (pictures are irrelevant: every item shows another one's), copurchase=0
+(nothing that only behaviour tells), all_shared=True (text and picture each show every property). With image_weight=0
+pictures still show the kind, which matters: a second, independent look at what the text says, too.
 """
 
 import logging
@@ -44,16 +45,17 @@ def generate(params: DemoParams, folder: Path) -> RawTables:
     properties = name_properties(world)
     sequences = draw_sequences(world)
     reachable = ceilings(world, sequences)
-    shown = {name: list(visible) for name, visible in visible_properties(params.all_shared).items()}
+    shown = {name: list(visible) for name, visible in visible_properties(params).items()}
     # pattern and material are no part of the process, but the modalities show them
     shown["text"].append("material")
     shown["image"] += ["pattern", "material"]
+    pictured = pictured_items(params)
     runs.write_json(folder / "ceilings.json", reachable)
     runs.write_json(folder / "world.json", {"params": params.model_dump(), "visible": shown})
     runs.write_table(folder / "properties.parquet", properties)
     runs.write_table(folder / "partners.parquet", _partners_table(world, properties))
     items = _items_table(properties, params)
-    _draw(properties, params, folder / "images")
+    _draw(properties.iloc[pictured], properties["raw_id"], params, folder / "images")
     log.info("demo: %d items and %d shoppers in %s", params.items, params.users, folder)
     about = {"source": "demo", "ceilings": reachable, "visible": shown, "demo": params.model_dump()}
     return RawTables(_interactions_table(sequences, properties, params), items, folder / "images", True, about)
@@ -75,6 +77,13 @@ def name_properties(world: World) -> pd.DataFrame:
             "finish": [finish for _, finish in material],
         }
     )
+
+
+def pictured_items(params: DemoParams) -> np.ndarray:
+    """Return int64[items]: whose picture an item shows. Its own, save in the null world of shuffled pictures."""
+    if not params.shuffled_pictures:
+        return np.arange(params.items)
+    return seeds.generator(params.seed, "demo", "shuffled pictures").permutation(params.items)
 
 
 def properties_of(folder: Path) -> pd.DataFrame:
@@ -101,7 +110,8 @@ def property_matrix(folder: Path, modality: str, raw_ids: Sequence[str] | None =
     if modality not in about["visible"]:
         known = ", ".join(about["visible"])
         raise Refused(f"encoder properties for modality {modality}: the demo shows {known}; choose one of them")
-    columns = [pd.get_dummies(properties[name]).to_numpy(np.float32) for name in about["visible"][modality]]
+    seen = properties.iloc[pictured_items(DemoParams(**about["params"]))] if modality == "image" else properties
+    columns = [pd.get_dummies(seen[name]).to_numpy(np.float32) for name in about["visible"][modality]]
     matrix = np.concatenate(columns, axis=1)
     rng = seeds.generator(about["params"]["seed"], "demo", "property_matrix", modality)
     matrix = (matrix + NOISE * rng.standard_normal(matrix.shape)).astype(np.float32)
@@ -125,13 +135,14 @@ def _items_table(properties: pd.DataFrame, params: DemoParams) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(ITEM_COLUMNS))
 
 
-def _draw(properties: pd.DataFrame, params: DemoParams, folder: Path) -> None:
+def _draw(looks_of: pd.DataFrame, raw_ids: pd.Series, params: DemoParams, folder: Path) -> None:
+    """Draw a picture for every raw id, of the item in the same row of `looks_of`."""
     looks, names, rngs = [], [], []
-    for row in properties.to_dict("records"):
+    for raw_id, row in zip(raw_ids, looks_of.to_dict("records"), strict=True):
         purpose = row["purpose"] if params.all_shared else None
         looks.append(Look(row["kind"], row["colour"], row["pattern"], row["finish"], purpose))
-        names.append(f"{row['raw_id']}.png")
-        rngs.append(seeds.generator(params.seed, "demo", "picture", row["raw_id"]))
+        names.append(f"{raw_id}.png")
+        rngs.append(seeds.generator(params.seed, "demo", "picture", raw_id))
     write_pictures(looks, names, folder, params.image_side, rngs)
 
 

@@ -54,11 +54,12 @@ class World:
         return np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def visible_properties(all_shared: bool) -> dict[str, tuple[str, ...]]:
-    """Return modality -> the properties of the process that it shows."""
-    if all_shared:
-        return {"text": ("kind", "purpose", "colour"), "image": ("kind", "purpose", "colour")}
-    return {"text": ("kind", "purpose"), "image": ("kind", "colour")}
+def visible_properties(params: DemoParams) -> dict[str, tuple[str, ...]]:
+    """Return modality -> the properties of the process that it shows; shuffled pictures tell nothing of their item."""
+    everything = ("kind", "purpose", "colour")
+    text = everything if params.all_shared else ("kind", "purpose")
+    image = everything if params.all_shared else ("kind", "colour")
+    return {"text": text, "image": () if params.shuffled_pictures else image}
 
 
 def make_world(params: DemoParams) -> World:
@@ -192,7 +193,7 @@ def ceilings(world: World, sequences: list[np.ndarray]) -> dict[str, dict[str, f
     A modality's ceiling bounds what its *content* gives. A method that learns hidden properties from other shoppers'
     sequences (an embedding per item) may pass it; nothing passes `both`, save by luck of the draw.
     """
-    shown = visible_properties(world.params.all_shared)
+    shown = visible_properties(world.params)
     kernels = {"both": Kernel(world)} | {name: Kernel(world, visible) for name, visible in shown.items()}
     kernels["copurchase"] = Kernel(world, ())
     counts = np.bincount(np.concatenate([items[:-2] for items in sequences]), minlength=world.params.items).astype(

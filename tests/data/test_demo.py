@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from musicrec_kit import runs
-from musicrec_kit.data.demo import generate, properties_of, property_matrix
+from musicrec_kit.data.demo import generate, pictured_items, properties_of, property_matrix
 from musicrec_kit.data.demo_emblems import EMBLEMS
 from musicrec_kit.data.demo_kinds import KINDS
 from musicrec_kit.data.demo_pictures import COLOURS, FINISHES, PATTERNS, Look, draw_picture
@@ -145,6 +145,25 @@ def test_all_shared_tells_everything_twice(tmp_path: Path) -> None:
         assert f"strong {colour}" in row.description
     assert set(tables.about["visible"]["text"]) == {"kind", "purpose", "colour", "material"}
     assert {"kind", "purpose", "colour"} <= set(tables.about["visible"]["image"])
+
+
+def test_shuffled_pictures_tell_nothing_of_their_item(tmp_path: Path) -> None:
+    params = SMALL.model_copy(update={"shuffled_pictures": True})
+    generate(params, tmp_path / "shuffled")
+    generate(SMALL, tmp_path / "own")
+    whose = pictured_items(params)
+    assert sorted(whose) == list(range(params.items)) and (whose != np.arange(params.items)).mean() > 0.9
+    properties, about = properties_of(tmp_path / "shuffled"), runs.read_json(tmp_path / "shuffled" / "world.json")
+    pd.testing.assert_frame_equal(properties, properties_of(tmp_path / "own"))
+    assert about["visible"]["image"] == ["pattern", "material"]  # no property of the process
+    image = property_matrix(tmp_path / "shuffled", "image")
+    patterns = sorted(properties["pattern"].unique())
+    assert [patterns[i] for i in image[:, : len(patterns)].argmax(axis=1)] == properties["pattern"][whose].tolist()
+    blue = properties["colour"].iloc[whose].to_numpy() == "blue"
+    assert blue.any()
+    corners = [np.asarray(Image.open(f))[0, 0] for f in sorted((tmp_path / "shuffled" / "images").iterdir())]
+    # the wall is washed with the colour of the item that is shown
+    assert all(corner[2] > corner[0] for corner, is_blue in zip(corners, blue, strict=True) if is_blue)
 
 
 @pytest.mark.parametrize("name", ["demo", "demo_tiny"])

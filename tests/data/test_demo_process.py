@@ -109,7 +109,7 @@ def test_no_randomness_and_only_partners_still_gives_whole_sequences() -> None:
 def test_realised_hits_meet_the_ceiling(name: str) -> None:
     """The best predictor, ranking with random ties, hits as often as computed: within 4 standard errors."""
     world, sequences = world_of(users=4000)
-    visible = {"both": EVERYTHING, "copurchase": (), **visible_properties(False)}[name]
+    visible = {"both": EVERYTHING, "copurchase": (), **visible_properties(DemoParams())}[name]
     expected = ceilings(world, sequences)[name]
     scores = Kernel(world, visible).rows(np.array([items[-2] for items in sequences]))
     for row, items in zip(scores, sequences, strict=True):
@@ -137,6 +137,8 @@ def test_null_worlds_have_the_ceilings_they_promise() -> None:
     irrelevant = ceilings(*world_of(image_weight=0))
     assert irrelevant["both"] == pytest.approx(irrelevant["text"], abs=1e-9)
     assert irrelevant["image"]["hr@10"] < irrelevant["text"]["hr@10"] - 0.15
+    shuffled = ceilings(*world_of(image_weight=0, shuffled_pictures=True))
+    assert shuffled["image"] == shuffled["copurchase"] and shuffled["text"] == irrelevant["text"]
     alone = ceilings(*world_of(copurchase=0))
     assert alone["copurchase"] == pytest.approx(alone["random"], abs=1e-9)
     shared = ceilings(*world_of(all_shared=True))
