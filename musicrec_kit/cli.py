@@ -191,7 +191,7 @@ def grid(options: argparse.Namespace) -> int:
         print(tables.show(sweep.states(cells, _runs_dir(options.runs), options.data_root)))
         return 0
     results, failed = sweep.run(cells, _runs_dir(options.runs), options.data_root)
-    made = {"": results}
+    made = {"": sweep.wide(results)}
     print(tables.show(sweep.summary(results, list(chosen.get("axes") or {}))))
     if chosen.get("contrast"):
         made["_differences"] = sweep.contrasts(cells, chosen["contrast"], _runs_dir(options.runs))

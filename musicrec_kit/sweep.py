@@ -133,6 +133,16 @@ def summary(results: pd.DataFrame, axes: list[str], metric: str = "hr@10/no_hist
     return table.rename(columns={"mean": f"mean {metric}", "count": "runs"})
 
 
+def wide(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of `run` with a row per cell and list and a column per metric, in the order of the runs."""
+    if results.empty:
+        return results
+    index = [column for column in results.columns if column not in ("metric", "value")]
+    table = results.pivot(index=index, columns="metric", values="value")
+    order = pd.MultiIndex.from_frame(results[index].drop_duplicates())
+    return table.loc[order, results["metric"].unique()].reset_index().rename_axis(None, axis=1)
+
+
 def contrasts(todo: list[Cell], contrast: Mapping[str, str], runs_dir: Path) -> pd.DataFrame:
     """Return how one level of an axis differs from each other level, over the same users, from runs that are done.
 

@@ -61,6 +61,18 @@ def test_the_table_holds_the_metrics_of_every_run(counted: tuple[Path, list[swee
     assert list(sweep.states(cells, folder)["state"]) == ["done"] * 4
 
 
+def test_the_wide_table_holds_the_same_values(counted: tuple[Path, list[sweep.Cell], pd.DataFrame]) -> None:
+    _, _, results = counted
+    table = sweep.wide(results)
+    assert len(table) * results.metric.nunique() == len(results)
+    back = table.melt([c for c in results if c not in ("metric", "value")], var_name="metric", value_name="value")
+    columns = list(results.columns)
+    pd.testing.assert_frame_equal(
+        back[columns].sort_values(columns, ignore_index=True), results.sort_values(columns, ignore_index=True)
+    )
+    assert list(table["row"].unique()) == ["counter", "popularity"]
+
+
 def test_contrasts_are_the_paired_differences_over_all_worlds(
     counted: tuple[Path, list[sweep.Cell], pd.DataFrame],
 ) -> None:
