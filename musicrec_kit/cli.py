@@ -196,7 +196,9 @@ def grid(options: argparse.Namespace) -> int:
     if chosen.get("contrast"):
         made["_differences"] = sweep.contrasts(cells, chosen["contrast"], _runs_dir(options.runs))
         print(tables.show(made["_differences"]))
-    for end, table in made.items() if every == 1 else ():
+    for end, table in made.items():
+        if every > 1:
+            continue  # a part's table would be taken for the whole
         path = methods.home() / "figures" / f"{Path(options.sweep).stem}{end}.csv"
         runs.write_text(path, table.to_csv(index=False, float_format="%.6f"))
         print(f"table: {os.path.relpath(path)}")

@@ -6,13 +6,13 @@ precedence is size < dataset < method < run.
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
-from musicrec_kit.params import IdsParams, Refused, Settings, Size, build, leaves, merge
+from musicrec_kit.params import IdsParams, Refused, Settings, Size, build, merge
 from musicrec_kit.settings_help import nearest
 
 # top-level keys of a data set's file that describe its files, and where they live in Settings
@@ -148,6 +148,15 @@ def variant_name(overrides: Mapping[str, Any]) -> str:
     if len(text) > 60 or any(c in text for c in " /\\[]{}'\"()"):
         return "+" + hashlib.sha256(repr(changed).encode()).hexdigest()[:10]
     return text
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give (dotted key, value) of every leaf of a nested mapping."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def data_root(dataset: str, given: str | Path | None = None) -> Path:

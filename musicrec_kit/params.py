@@ -4,12 +4,12 @@ Precedence is size < dataset < method < run (`architecture.md` section 5 names t
 knows is refused, naming the nearest real one. Every default that a paper leaves open is explained in `params/`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from musicrec_kit.settings_help import explain, key_rows
+from musicrec_kit.settings_help import explain, page
 
 Size = Literal["smoke", "small", "paper"]
 
@@ -341,22 +341,6 @@ def build(values: Mapping[str, Any]) -> Settings:
         raise Refused("; ".join(explain(fault, Settings, OPEN_KEYS) for fault in error.errors())) from error
 
 
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Give (dotted key, value) of every leaf of a nested mapping."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def keys_page() -> str:
     """Return `params/KEYS.md`: every dotted key with its type, default and meaning, from the settings classes."""
-    lines = [
-        "# Settings",
-        "",
-        "Generated from `musicrec_kit/params.py` by `make keys`. Use them as `--set KEY=VALUE` or in YAML.",
-        "",
-    ]
-    lines += ["| key | values | default | meaning |", "|---|---|---|---|"]
-    return "\n".join([*lines, *key_rows(Settings, OPEN_KEYS)]) + "\n"
+    return page(Settings, OPEN_KEYS)

@@ -50,13 +50,26 @@ def explain(fault: Any, root: type[BaseModel], open_keys: dict[str, type[BaseMod
     return f"{'.'.join(path) or 'settings'}: {fault['msg']}, found {fault['input']!r}"
 
 
-def key_rows(model: type[BaseModel], open_keys: dict[str, type[BaseModel]], prefix: str = "") -> Iterator[str]:
+def page(root: type[BaseModel], open_keys: dict[str, type[BaseModel]]) -> str:
+    """Return a Markdown page of every dotted key with its type, default and meaning."""
+    lines = [
+        "# Settings",
+        "",
+        "Generated from `musicrec_kit/params.py` by `make keys`. Use them as `--set KEY=VALUE` or in YAML.",
+        "",
+        "| key | values | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    return "\n".join([*lines, *_key_rows(root, open_keys)]) + "\n"
+
+
+def _key_rows(model: type[BaseModel], open_keys: dict[str, type[BaseModel]], prefix: str = "") -> Iterator[str]:
     """Give a row of a Markdown table for every key: name, values, default, meaning."""
     for name, field in model.model_fields.items():
         annotation = field.annotation
         inner = open_keys.get(name, annotation)
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from key_rows(inner, {}, f"{prefix}{name}." + ("MODALITY." if name in open_keys else ""))
+            yield from _key_rows(inner, {}, f"{prefix}{name}." + ("MODALITY." if name in open_keys else ""))
             continue
         kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
         kind = kind.replace("typing.", "").replace("Literal", "").replace("|", "or")

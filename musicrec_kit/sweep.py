@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from musicrec_kit import methods, runs
+from musicrec_kit import methods, runs, tables
 from musicrec_kit.params import Refused, Size, merge
 from musicrec_kit.pipeline import Job, StageFailed
 
@@ -152,19 +152,23 @@ def contrasts(todo: list[Cell], contrast: Mapping[str, str], runs_dir: Path) -> 
     Columns: dataset, the other axes, the two means, difference with its 95 % interval over users and p of the paired
     t-test, the smallest and largest difference among the pooled cells, `detectable` (the effect that would be found
     four times in five), users, cells.
+
+    Raises:
+        Refused: the axis changes the data, so that users cannot be paired.
     """
     from musicrec_kit.evaluation.compare import compare
 
     ((axis, base),) = contrast.items()
-    hits: dict[Place, dict[str, pd.Series]] = {cell.name_without(axis): {} for cell in todo}
+    done: dict[Place, dict[str, runs.Run]] = {}
     for cell in todo:
-        if (made := _hits(cell.job(runs_dir).run_folder)) is not None:
-            hits[cell.name_without(axis)][cell.levels[axis]] = made
-    pairs: dict[tuple[Place, str], list[tuple[pd.Series, pd.Series]]] = {}
-    for place, found in hits.items():
+        if ((folder := cell.job(runs_dir).run_folder) / "metrics.json").is_file():
+            done.setdefault(cell.name_without(axis), {})[cell.levels[axis]] = runs.load_run(folder)
+    pairs: dict[tuple[Place, str], list[tuple[np.ndarray, np.ndarray]]] = {}
+    for place, found in done.items():
         kept = tuple((name, value) for name, value in place if not name.endswith("seed"))
         for level in found.keys() - {base} if base in found else ():
-            pairs.setdefault((kept, level), []).append((found[base], found[level]))
+            values = tables.paired_values(found[base], found[level], "HR@10", no_history=True)
+            pairs.setdefault((kept, level), []).append(values)
     rows = []
     for (kept, level), both in sorted(pairs.items(), key=str):
         first, second = (np.concatenate([pair[side] for pair in both]) for side in (0, 1))
@@ -175,13 +179,3 @@ def contrasts(todo: list[Cell], contrast: Mapping[str, str], runs_dir: Path) -> 
         row |= {"least": min(apart), "most": max(apart), "detectable": result.detectable}
         rows.append({**row, "users": result.users, "cells": len(both)})
     return pd.DataFrame(rows)
-
-
-def _hits(folder: Path) -> "pd.Series | None":
-    """Return 1 for each test user whose target is among the first 10, by user; None where the run is not done."""
-    if not (folder / "metrics.json").is_file():
-        return None
-    table, record = runs.read_table(folder / "per_user.parquet"), runs.read_json(folder / "metrics.json")["main_list"]
-    kept = table[(table["split"] == "test") & (table["list"] == record)].sort_values("user")
-    rank = kept["rank_no_history"].to_numpy(np.int64)
-    return pd.Series(((rank > 0) & (rank <= 10)).astype(float), index=kept["user"].to_numpy())

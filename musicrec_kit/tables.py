@@ -13,7 +13,7 @@ import pandas as pd
 
 from musicrec_kit import methods, runs
 from musicrec_kit.data import Dataset
-from musicrec_kit.params import Refused, leaves
+from musicrec_kit.params import Refused
 
 METRICS = ("HR@5", "HR@10", "NDCG@5", "NDCG@10")
 COUNTERS = ("markov", "popularity")
@@ -137,7 +137,7 @@ def results_wide(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 def differing_settings(first: runs.Run, second: runs.Run) -> pd.DataFrame:
     """Return the settings in which two runs differ: setting, and one column per run."""
-    one, other = (dict(leaves(methods.read_yaml(run.folder / "settings.yaml"))) for run in (first, second))
+    one, other = (dict(methods.leaves(methods.read_yaml(run.folder / "settings.yaml"))) for run in (first, second))
     keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
     names = _two_names(first, second)
     rows = [(key, _plain(one.get(key)), _plain(other.get(key))) for key in keys]
@@ -155,20 +155,32 @@ def paired(first: runs.Run, second: runs.Run, split: str = "test", seed: int = 0
     """
     from musicrec_kit.evaluation import compare
 
+    names = _two_names(first, second)
+    rows = []
+    for end, no_history in (("", False), (NEW, True)):
+        for metric in ("HR@10", "NDCG@10"):
+            a, b = paired_values(first, second, metric, no_history, split)
+            low, high = compare.bootstrap_interval(a - b, seed)
+            row = {"metric": metric + end, names[0]: a.mean(), names[1]: b.mean(), "difference": a.mean() - b.mean()}
+            rows.append({**row, "difference low": low, "difference high": high, "p": compare.paired_test(a, b)[1]})
+    return pd.DataFrame(rows)
+
+
+def paired_values(
+    first: runs.Run, second: runs.Run, metric: str, no_history: bool, split: str = "test"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a metric of both runs' lists of record, float64 [users] each, the same users in the same order.
+
+    Raises:
+        Refused: the runs are of different data, so that users cannot be paired.
+    """
     if first.metrics["fingerprint"] != second.metrics["fingerprint"]:
         raise Refused(f"{first.name} and {second.name} have different data (fingerprints differ): nothing to pair")
     one, other = (_ranks_of_record(run, split) for run in (first, second))
     both = one.merge(other, on="user", suffixes=("_1", "_2"), validate="one_to_one")
-    names = _two_names(first, second)
-    rows = []
-    for end, column in (("", "rank"), (NEW, "rank_no_history")):
-        for metric in ("HR@10", "NDCG@10"):
-            a, b = (metric_values(_ranks(both[f"{column}_{i}"]), metric) for i in (1, 2))
-            _, p = compare.paired_test(a, b)
-            low, high = compare.bootstrap_interval(a - b, seed)
-            row = {"metric": metric + end, names[0]: a.mean(), names[1]: b.mean(), "difference": a.mean() - b.mean()}
-            rows.append({**row, "difference low": low, "difference high": high, "p": p})
-    return pd.DataFrame(rows)
+    column = "rank_no_history" if no_history else "rank"
+    a, b = (metric_values(_ranks(both[f"{column}_{i}"]), metric) for i in (1, 2))
+    return a, b
 
 
 def _two_names(first: runs.Run, second: runs.Run) -> list[str]:
@@ -235,7 +247,7 @@ def settings_table(settings: Any, sections: Iterable[str] = ()) -> pd.DataFrame:
     """Return the resolved settings of some sections (none named: all), one row per setting."""
     values = settings.model_dump(mode="json")
     chosen = {name: values[name] for name in (sections or values) if name in values}
-    rows = [(key, _plain(value)) for key, value in leaves(chosen) if value not in (None, {}, [], "")]
+    rows = [(key, _plain(value)) for key, value in methods.leaves(chosen) if value not in (None, {}, [], "")]
     return pd.DataFrame(rows, columns=["setting", "value"])
 
 

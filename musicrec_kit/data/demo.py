@@ -49,13 +49,12 @@ def generate(params: DemoParams, folder: Path) -> RawTables:
     # pattern and material are no part of the process, but the modalities show them
     shown["text"].append("material")
     shown["image"] += ["pattern", "material"]
-    pictured = pictured_items(params)
     runs.write_json(folder / "ceilings.json", reachable)
     runs.write_json(folder / "world.json", {"params": params.model_dump(), "visible": shown})
     runs.write_table(folder / "properties.parquet", properties)
     runs.write_table(folder / "partners.parquet", _partners_table(world, properties))
     items = _items_table(properties, params)
-    _draw(properties.iloc[pictured], properties["raw_id"], params, folder / "images")
+    _draw(properties.iloc[pictured_items(params)], properties["raw_id"], params, folder / "images")
     log.info("demo: %d items and %d shoppers in %s", params.items, params.users, folder)
     about = {"source": "demo", "ceilings": reachable, "visible": shown, "demo": params.model_dump()}
     return RawTables(_interactions_table(sequences, properties, params), items, folder / "images", True, about)
