@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from musicrec_kit import methods, runs
-from musicrec_kit.params import Refused, Settings, Size
+from musicrec_kit.params import Frozen, Refused, Settings, Size
 
 STAGES = ("data", "features", "cf", "tokenizer", "ids", "generator", "rank", "evaluate")
 
@@ -30,6 +30,11 @@ def fingerprint_path(path: Path) -> str:
         return runs.sha256_file(path)
     listing = [(str(f.relative_to(path)), f.stat().st_size) for f in sorted(path.rglob("*")) if f.is_file()]
     return runs.key_of(listing)
+
+
+def _told(settings: Frozen, **which: Any) -> dict[str, Any]:
+    """Return what differs from the defaults, so that a new switch leaves what was built before it usable."""
+    return settings.model_dump(mode="json", exclude_defaults=True, **which)
 
 
 @dataclass
@@ -125,38 +130,42 @@ class Plan:
         return {"stage": stage, "settings": settings, "inputs": inputs, "version": VERSIONS[stage.split(".")[0]]}
 
     def _own(self, stage: str) -> tuple[dict[str, Any], dict[str, str]]:
-        """Return a stage's own settings and the keys that it reads."""
+        """Return a stage's own settings, those at their class's default left out, and the keys that it reads.
+
+        A default is thus a part of a stage's code: whoever changes one raises the version of the stages that read it,
+        and a test that holds the defaults of old reminds them.
+        """
         s, seed = self.settings, {"seed": self.seed}
         kind, _, modality = stage.partition(".")
         inputs = {name: self._key(name) for name in self._reads(kind)}
         if kind == "data":
             drop = {*PATH_FIELDS, "history", "expected"} | ({"demo"} if s.data.source != "demo" else set())
-            own = {"name": self.dataset_name, **s.data.model_dump(mode="json", exclude=drop)}
+            own = {"name": self.dataset_name, **_told(s.data, exclude=drop)}
             inputs = {f: h for f, h in self._hashes.items() if f in PATH_FIELDS}
         elif kind == "features":
             own = {
                 "modality": modality,
-                **s.features[modality].model_dump(mode="json", exclude={"file", "batch", "same_as"}),
+                **_told(s.features[modality], exclude={"file", "batch", "same_as"}),
             }
             inputs |= {f: h for f, h in self._hashes.items() if f == stage}
         elif kind == "cf":
-            own = {**s.cf.model_dump(mode="json"), "history": s.data.history, **seed}
+            own = {**_told(s.cf), "history": s.data.history, **seed}
         elif kind == "tokenizer":
-            own = {**s.tokenizer.model_dump(mode="json"), "modalities": list(s.modalities), **seed}
+            own = {**_told(s.tokenizer), "modalities": list(s.modalities), **seed}
         elif kind == "ids":
             own = {
-                **s.ids.model_dump(mode="json", exclude={"files", "tie_shared_tokens", "separators", "tokens"}),
+                **_told(s.ids, exclude={"files", "tie_shared_tokens", "separators", "tokens"}),
                 **seed,
             }
             own["views"] = {view: list(streams) for view, streams in s.views.items()}
             inputs |= {f: h for f, h in self._hashes.items() if f.startswith("ids.")}
         elif kind == "generator":
-            own = {**s.generator.model_dump(mode="json"), "history": s.data.history, **seed}
-            own |= s.ids.model_dump(mode="json", include={"tie_shared_tokens", "separators", "tokens"})
+            own = {**_told(s.generator), "history": s.data.history, **seed}
+            own |= _told(s.ids, include={"tie_shared_tokens", "separators", "tokens"})
         elif kind == "rank":
             own = {"family": s.family, "history": s.data.history, **seed}
-            own |= s.rank.model_dump(mode="json", exclude={"batch", "merge"}) if s.family == "generative" else {}
-            own |= s.counter.model_dump(mode="json") if s.family == "heuristic" else {}
+            own |= _told(s.rank, exclude={"batch", "merge"}) if s.family == "generative" else {}
+            own |= _told(s.counter) if s.family == "heuristic" else {}
         else:
             own = {"main_list": self.main_list}
         return own, inputs

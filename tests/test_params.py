@@ -1,5 +1,6 @@
 """Settings refuse nonsense, name the nearest real key, and merge in the stated order."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 
 from musicrec_kit import methods, params
 from musicrec_kit.params import Refused
+from musicrec_kit.plan import VERSIONS
 
 
 @pytest.mark.parametrize(
@@ -122,3 +124,28 @@ def test_long_variants_become_a_hash_and_equal_overrides_one_name() -> None:
     name = methods.variant_name(overrides)
     assert name == methods.variant_name(dict(reversed(overrides.items())))
     assert len(name) == 11
+
+
+STAGE_OF = {
+    "data": params.DataParams,
+    "data.demo": params.DemoParams,
+    "features": params.FeatureParams,
+    "cf": params.CFParams,
+    "tokenizer": params.TokenizerParams,
+    "ids": params.IdsParams,
+    "generator": params.GeneratorParams,
+    "rank": params.RankParams,
+}
+
+
+def test_a_default_changes_only_with_the_version_of_its_stage() -> None:
+    """Stage keys leave defaults out, so that a changed default needs a raised version; new fields need nothing."""
+    recorded = json.loads((Path(__file__).parent / "recorded_defaults.json").read_text())
+    for stage, settings in STAGE_OF.items():
+        version, defaults = VERSIONS[stage.split(".")[0]], settings().model_dump(mode="json")
+        old = recorded[stage]
+        changed = {name for name, value in old["defaults"].items() if defaults.get(name, "gone") != value}
+        assert not changed or version > old["version"], (
+            f"defaults of {stage} changed: {sorted(changed)}; raise VERSIONS[{stage!r}] in plan.py, "
+            "then write the new defaults and version into recorded_defaults.json"
+        )
