@@ -98,16 +98,33 @@ def parse_set(assignments: list[str]) -> dict[str, Any]:
     >>> parse_set(["tokenizer.codes=64", "generator.tasks=[next, align]"])
     {'tokenizer': {'codes': 64}, 'generator': {'tasks': ['next', 'align']}}
     """
-    nested: dict[str, Any] = {}
+    assigned: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise Refused(f"--set {text!r}: expected KEY=VALUE, for example --set tokenizer.codes=64")
         inner = yaml.safe_load(value) if value.strip() else None
-        for part in reversed(key.strip().split(".")):
-            inner = {part: inner}
-        nested = merge(nested, cast(dict[str, Any], inner))
-    return nested
+        assigned = merge(assigned, nested(key.strip(), inner))
+    return assigned
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """Return the mapping in which a dotted key has a value.
+
+    >>> nested("tokenizer.codes", 64)
+    {'tokenizer': {'codes': 64}}
+    """
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return cast(dict[str, Any], value)
+
+
+def sweep_values(size: Size, name: str) -> list[Any]:
+    """Return the values that a size file gives the sweeps for one name, such as the codebook sizes of a figure."""
+    values = read_yaml(find("sizes", size)).get("sweep") or {}
+    if name not in values:
+        raise Refused(f"size {size} has no sweep values {name!r}; it has {', '.join(values) or 'none'}")
+    return list(values[name])
 
 
 def method_values(name: str) -> dict[str, Any]:
@@ -127,7 +144,9 @@ def resolve(
     """
     method_part = method_values(method)
     paper = method_part.pop("paper", {})
-    parts = [read_yaml(find("sizes", size)), dataset_settings(read_yaml(find("datasets", dataset))), method_part]
+    size_part = read_yaml(find("sizes", size))
+    size_part.pop("sweep", None)  # the values that sweeps take from this size
+    parts = [size_part, dataset_settings(read_yaml(find("datasets", dataset))), method_part]
     parts += [paper if size == "paper" else {}, dict(overrides or {})]
     values: dict[str, Any] = {}
     for part in parts:

@@ -21,7 +21,7 @@ from musicrec_kit.pipeline import Job, StageFailed
 log = logging.getLogger(__name__)
 
 Place = tuple[tuple[str, Any], ...]  # (name of an axis, level), in order
-KEYS = {"datasets", "size", "seeds", "axes", "skip", "contrast"}
+KEYS = {"datasets", "size", "seeds", "settings", "axes", "skip", "contrast"}
 
 
 @dataclass(frozen=True)
@@ -50,27 +50,56 @@ def read(name: str) -> dict[str, Any]:
     raw = methods.read_yaml(methods.find("sweeps", name))
     if unknown := set(raw) - KEYS:
         raise Refused(f"sweep {name}: unknown key {', '.join(sorted(unknown))}; a sweep has {', '.join(sorted(KEYS))}")
+    axes = levels_of_axes(raw)
     for axis, level in (raw.get("contrast") or {}).items():
-        if level not in (levels := (raw.get("axes") or {}).get(axis, {})):
+        if level not in (levels := axes.get(axis, {})):
             raise Refused(f"sweep {name}: contrast {axis}: {level} is no level of an axis; there is {list(levels)}")
     return raw
+
+
+def levels_of_axes(sweep: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return axis -> level -> settings. An axis of `key` and `values` has the size file's values of that name.
+
+    >>> levels_of_axes({"size": "smoke", "axes": {"codes": {"key": "tokenizer.codes", "values": "codes"}}})["codes"]["16"]
+    {'tokenizer': {'codes': 16}}
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for axis, levels in (sweep.get("axes") or {}).items():
+        if set(levels) == {"key", "values"}:
+            values = methods.sweep_values(sweep.get("size", "small"), levels["values"])
+            levels = {str(value): methods.nested(levels["key"], value) for value in values}
+        found[axis] = {level: settings or {} for level, settings in levels.items()}
+    return found
+
+
+def _common(sweep: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+    """Return what `settings` gives every cell of a data set at the sweep's size."""
+    asked = {"dataset": methods.dataset_name(dataset), "size": sweep.get("size", "small")}
+    values: dict[str, Any] = {}
+    for entry in sweep.get("settings") or []:
+        if all(entry.get(name, value) == value for name, value in asked.items()):
+            values = merge(values, entry["set"])
+    return values
 
 
 def cells(sweep: Mapping[str, Any]) -> Iterator[Cell]:
     """Give every cell of a sweep: data sets x axes x seeds, without those that `skip` names.
 
     An axis maps a level's name to settings; the key `method` among them is the cell's method. An entry of `skip` maps
-    axes to levels, and leaves out the cells that match all of it.
+    axes to levels, and leaves out the cells that match all of it. An entry of `settings` is given to every cell, if it
+    names no data set or size but the cell's. Cells that ask for the same run under two names are both given.
     """
-    axes = sweep.get("axes") or {}
+    axes = levels_of_axes(sweep)
     for dataset in sweep["datasets"]:
+        common = _common(sweep, dataset)
         for chosen in product(*(axis.items() for axis in axes.values())):
             levels = {axis: level for axis, (level, _) in zip(axes, chosen, strict=True)}
             if any(all(levels[a] in _as_list(v) for a, v in skip.items()) for skip in sweep.get("skip") or []):
                 continue
-            values: dict[str, Any] = {}
+            values = common
             for _, settings in chosen:
-                values = merge(values, settings or {})
+                values = merge(values, settings)
+            values = dict(values)
             method = values.pop("method", "musicrec")
             for seed in sweep.get("seeds", [0]):
                 yield Cell(dataset, method, sweep.get("size", "small"), seed, levels, values)

@@ -110,3 +110,28 @@ def test_a_sweep_that_makes_no_sense_is_refused(tmp_path: Path, text: str, why: 
     path.write_text(text)
     with pytest.raises(Refused, match=why):
         sweep.read(str(path))
+
+
+def test_every_cell_gets_what_settings_say_of_its_data_set_and_size() -> None:
+    made = {
+        "datasets": ["demo_tiny", "demo"],
+        "size": "smoke",
+        "settings": [
+            {"set": {"generator": {"batch": 7}}},
+            {"dataset": "demo", "set": {"generator": {"steps": 5}}},
+            {"dataset": "demo", "size": "paper", "set": {"generator": {"steps": 9}}},
+        ],
+        "axes": {"row": {"a": None, "b": {"generator": {"batch": 8}}}},
+    }
+    found = {(cell.dataset, cell.levels["row"]): cell.overrides["generator"] for cell in sweep.cells(made)}
+    assert found[("demo_tiny", "a")] == {"batch": 7} and found[("demo_tiny", "b")] == {"batch": 8}
+    assert found[("demo", "a")] == {"batch": 7, "steps": 5} and found[("demo", "b")] == {"batch": 8, "steps": 5}
+
+
+def test_an_axis_may_take_its_values_from_the_size() -> None:
+    made = {"datasets": ["demo"], "axes": {"codes": {"key": "tokenizer.codes", "values": "codes"}}}
+    small = [cell.overrides["tokenizer"]["codes"] for cell in sweep.cells({**made, "size": "small"})]
+    assert small == [16, 32, 64, 128]
+    assert [cell.levels["codes"] for cell in sweep.cells({**made, "size": "paper"})] == ["64", "128", "256", "512"]
+    with pytest.raises(Refused, match="no sweep values 'widths'"):
+        list(sweep.cells({**made, "axes": {"codes": {"key": "tokenizer.codes", "values": "widths"}}}))
