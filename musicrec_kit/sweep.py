@@ -60,15 +60,17 @@ def read(name: str) -> dict[str, Any]:
 def levels_of_axes(sweep: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return axis -> level -> settings. An axis of `key` and `values` has the size file's values of that name.
 
-    >>> levels_of_axes({"size": "smoke", "axes": {"codes": {"key": "tokenizer.codes", "values": "codes"}}})["codes"]["16"]
+    >>> axes = {"codes": {"key": "tokenizer.codes", "values": "codes"}}
+    >>> levels_of_axes({"size": "smoke", "axes": axes})["codes"]["16"]
     {'tokenizer': {'codes': 16}}
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for axis, levels in (sweep.get("axes") or {}).items():
-        if set(levels) == {"key", "values"}:
-            values = methods.sweep_values(sweep.get("size", "small"), levels["values"])
-            levels = {str(value): methods.nested(levels["key"], value) for value in values}
-        found[axis] = {level: settings or {} for level, settings in levels.items()}
+    for axis, given in (sweep.get("axes") or {}).items():
+        if set(given) == {"key", "values"}:
+            values = methods.sweep_values(sweep.get("size", "small"), given["values"])
+            found[axis] = {str(value): methods.nested(given["key"], value) for value in values}
+        else:
+            found[axis] = {level: settings or {} for level, settings in given.items()}
     return found
 
 
