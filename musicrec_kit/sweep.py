@@ -58,19 +58,21 @@ def read(name: str) -> dict[str, Any]:
 
 
 def levels_of_axes(sweep: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return axis -> level -> settings. An axis of `key` and `values` has the size file's values of that name.
+    """Return axis -> level -> settings. A level of `key` and `values` stands for one per value of the size file.
 
-    >>> axes = {"codes": {"key": "tokenizer.codes", "values": "codes"}}
-    >>> levels_of_axes({"size": "smoke", "axes": axes})["codes"]["16"]
+    >>> axes = {"row": {"codes": {"key": "tokenizer.codes", "values": "codes"}}}
+    >>> levels_of_axes({"size": "smoke", "axes": axes})["row"]["codes=16"]
     {'tokenizer': {'codes': 16}}
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for axis, given in (sweep.get("axes") or {}).items():
-        if set(given) == {"key", "values"}:
-            values = methods.sweep_values(sweep.get("size", "small"), given["values"])
-            found[axis] = {str(value): methods.nested(given["key"], value) for value in values}
-        else:
-            found[axis] = {level: settings or {} for level, settings in given.items()}
+    for axis, levels in (sweep.get("axes") or {}).items():
+        found[axis] = {}
+        for level, settings in levels.items():
+            if set(settings or {}) == {"key", "values"}:
+                values = methods.sweep_values(sweep.get("size", "small"), settings["values"])
+                found[axis] |= {f"{level}={value}": methods.nested(settings["key"], value) for value in values}
+            else:
+                found[axis][level] = settings or {}
     return found
 
 

@@ -128,10 +128,10 @@ def test_every_cell_gets_what_settings_say_of_its_data_set_and_size() -> None:
     assert found[("demo", "a")] == {"batch": 7, "steps": 5} and found[("demo", "b")] == {"batch": 8, "steps": 5}
 
 
-def test_an_axis_may_take_its_values_from_the_size() -> None:
-    made = {"datasets": ["demo"], "axes": {"codes": {"key": "tokenizer.codes", "values": "codes"}}}
+def test_a_level_may_stand_for_the_values_of_the_size() -> None:
+    made = {"datasets": ["demo"], "axes": {"row": {"codes": {"key": "tokenizer.codes", "values": "codes"}}}}
     small = [cell.overrides["tokenizer"]["codes"] for cell in sweep.cells({**made, "size": "small"})]
     assert small == [16, 32, 64, 128]
-    assert [cell.levels["codes"] for cell in sweep.cells({**made, "size": "paper"})] == ["64", "128", "256", "512"]
+    assert [cell.levels["row"] for cell in sweep.cells({**made, "size": "paper"})][2:] == ["codes=256", "codes=512"]
     with pytest.raises(Refused, match="no sweep values 'widths'"):
-        list(sweep.cells({**made, "axes": {"codes": {"key": "tokenizer.codes", "values": "widths"}}}))
+        list(sweep.cells({**made, "axes": {"row": {"codes": {"key": "tokenizer.codes", "values": "widths"}}}}))
