@@ -1,0 +1,263 @@
+"""What each stage can be told: one frozen settings class per stage, closed to unknown keys.
+
+A new field has a default that leaves everything as it was: stage keys leave defaults out (`plan.py`), so that what was
+built before stays usable. A changed default needs a raised stage version. Where a paper is silent, `params/` says where
+a value comes from.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Frozen(BaseModel):
+    """A settings class: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class DemoParams(Frozen):
+    """The generated data set ("shoppers"); see `data/demo.py` for the process."""
+
+    items: int = Field(1500, ge=8, le=100_000, description="products to draw")
+    users: int = Field(3000, ge=8, description="shoppers")
+    purposes: int = Field(5, ge=2, le=10, description="purposes in use; only the text tells them")
+    colours: int = Field(4, ge=2, le=8, description="colours in use; only the picture shows them")
+    kinds: int = Field(12, ge=2, le=15, description="kinds in use; both modalities show them")
+    mean_length: float = Field(9.0, ge=5, description="mean number of interactions of a shopper (at least 5 each)")
+    randomness: float = Field(
+        0.1, ge=0, le=1, description="share of next items drawn uniformly: the one dial of difficulty"
+    )
+    copurchase: float = Field(
+        0.1, ge=0, le=1, description="share of the other next items that follow the co-purchase table"
+    )
+    text_weight: float = Field(
+        3.0, ge=0, description="log-odds that the next item keeps the property told only by text"
+    )
+    image_weight: float = Field(
+        3.0, ge=0, description="log-odds that the next item keeps the property shown only by image"
+    )
+    shared_weight: float = Field(
+        4.0, ge=0, description="log-odds that the next item keeps the kind, which both modalities show"
+    )
+    all_shared: bool = Field(False, description="null world: text and picture each show every property")
+    shuffled_pictures: bool = Field(False, description="null world: every item shows the picture of a random one")
+    image_side: int = Field(128, ge=32, le=1024, description="pixels of a picture's side")
+    seed: int = Field(0, ge=0, description="seed of the world; the seed of training is another")
+
+
+class DataParams(Frozen):
+    """Where interactions and items come from, and which are kept."""
+
+    source: Literal["demo", "lcrec", "movielens", "table"] = Field("demo", description="the reader in data/sources.py")
+    interactions: str | None = Field(None, description="file of interactions, relative to the data root")
+    items: str | None = Field(None, description="file of item metadata")
+    images: str | None = Field(None, description="folder or tar of pictures")
+    tags: str | None = Field(None, description="movielens: tags.csv")
+    descriptions: str | None = Field(None, description="movielens: item file whose descriptions and brands are added")
+    item2id: str | None = Field(None, description="lcrec: file of raw id TAB item number")
+    columns: dict[str, str] = Field(default_factory=dict, description="table: our column -> the file's column")
+    demo: DemoParams = Field(default_factory=DemoParams, description="source demo: the generator's settings")
+    min_rating: float | None = Field(None, description="keep interactions rated at least this; null keeps all")
+    has_text: bool = Field(False, description="keep items with a title or a description")
+    has_image: bool = Field(False, description="keep items with a picture")
+    first_occurrence: bool = Field(True, description="keep a user's first interaction with an item")
+    k_core: int = Field(5, ge=0, description="iterate to users and items with at least k interactions; 0 leaves all")
+    tie_order: Literal["file", "shuffle"] = Field("file", description="order of a user's interactions with equal time")
+    tie_seed: int = Field(0, ge=0, description="seed of tie_order=shuffle")
+    history: int = Field(20, ge=1, description="most recent items of a history that a model sees")
+    renumber: Literal["keep", "shuffle"] = Field(
+        "keep", description="item numbers: as the source has them, or at random"
+    )
+    expected: dict[str, int] = Field(default_factory=dict, description="published users / items / interactions")
+
+
+class FeatureParams(Frozen):
+    """The frozen encoder of one modality, or the file that holds its matrix."""
+
+    encoder: Literal[
+        "file", "minilm", "sentence", "llama", "efficientnet_lite0", "open_clip", "hf_clip", "properties", "noise"
+    ] = Field("file", description="name in features/encoders.py")
+    kind: Literal["text", "image", "auto"] = Field(
+        "auto", description="what the encoder reads; auto: by the modality's name"
+    )
+    same_as: str | None = Field(
+        None, description="another modality whose settings these are: a control with a second tokenizer"
+    )
+    file: str | None = Field(None, description="matrix: .npy, .safetensors, .parquet or .csv; rows = items, or by ids")
+    ids: str | None = Field(
+        None, description="text file of raw ids, one per row of `file`; null: rows are in item order"
+    )
+    model: str | None = Field(None, description="open_clip model name, or a folder of transformers weights")
+    pretrained: str | None = Field(None, description="open_clip pretrained tag or a local checkpoint file")
+    fields: tuple[str, ...] = Field(("title", "description"), description="item columns that make the text")
+    pool: Literal["joined", "averaged"] = Field(
+        "joined", description="fields as one text, or encoded apart and averaged"
+    )
+    max_tokens: int = Field(256, ge=1, description="tokens of a text that are read")
+    image_side: int = Field(224, ge=16, description="pixels of the side that the image encoder reads")
+    batch: int = Field(64, ge=1, description="items encoded at once")
+    dim: int = Field(64, ge=1, description="noise: width of the matrix")
+    seed: int = Field(0, ge=0, description="noise: its seed")
+
+
+class CFParams(Frozen):
+    """The sequential model that gives z_cf (MusicRec: "pre-trained SASRec", 32-d)."""
+
+    dim: int = Field(32, ge=1, description="width of an item vector")
+    layers: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    loss: Literal["ce"] = Field("ce", description="softmax cross-entropy over all items")
+    epochs: int = Field(30, ge=0)
+    batch: int = Field(256, ge=1, description="users at once")
+    lr: float = Field(1e-3, gt=0)
+    patience: int = Field(5, ge=1, description="evaluations on validation without gain before stopping")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "CFParams":
+        if self.dim % self.heads:
+            raise ValueError(f"cf.dim ({self.dim}) must be divisible by cf.heads ({self.heads})")
+        return self
+
+
+class TokenizerParams(Frozen):
+    """The item tokenizer. `profile` sets what the papers leave open; a key given by hand wins over its profile."""
+
+    kind: Literal["shared_specific", "rqvae", "rkmeans", "shared_specific_rkmeans"] = Field("shared_specific")
+    profile: Literal["as_printed", "lineage", "ours"] = Field("as_printed", description="lineage.md section 5")
+    codes: int = Field(256, ge=2, le=32767, description="codes per level (N)")
+    levels: int = Field(4, ge=1, description="length of one view's ID")
+    shared_levels: int = Field(2, ge=0, description="L_e, MusicRec eq. 3")
+    specific_levels: int = Field(2, ge=0, description="L_c, MusicRec eq. 4-5")
+    dim: int = Field(32, ge=1, description="d, latent width of one modality")
+    hidden: tuple[int, ...] = Field(
+        (2048, 1024, 512, 256, 128, 64), description="widths of the encoder MLP; decoder mirrors"
+    )
+    alpha: float = Field(0.0, ge=0, description="weight of the alignment loss, eq. 10 (LETTER: its CF loss)")
+    beta: float = Field(0.0, ge=0, description="weight of the relation loss, eq. 11")
+    diversity: float = Field(0.0, ge=0, description="weight of LETTER's diversity loss")
+    diversity_groups: int = Field(10, ge=1, description="clusters of a codebook in the diversity loss")
+    mu: float = Field(0.25, ge=0, description="weight of the commitment term, eq. 8")
+    tau: float = Field(0.07, gt=0, description="temperature of eq. 10")
+    align_on: Literal["joint", "mean", "per_view", "shared"] = Field("mean", description="which z-hat eq. 10 sees")
+    relation_on: Literal["joint", "mean", "per_view", "shared"] = Field("joint", description="which z-hat eq. 11 sees")
+    reduction: Literal["mean", "sum"] = Field("mean", description="mean or sum over dimensions of squared errors")
+    level_reduction: Literal["sum", "mean"] | None = Field(
+        None, description="levels of eq. 8: summed as printed, or averaged as in LC-Rec's code; null: by profile"
+    )
+    residual_gradients: bool | None = Field(
+        None, description="commitment of every level reaches the encoder; null: by profile"
+    )
+    sinkhorn: float | None = Field(
+        None, ge=0, description="epsilon at the last level, training only; 0: off; null: by profile"
+    )
+    sinkhorn_iterations: int = Field(50, ge=1)
+    init: Literal["kmeans", "kmeans_batch", "uniform"] = Field("kmeans", description="start of the codebooks")
+    projection: Literal["full", "none"] = Field("full", description="the linear layer before the joint latent")
+    scaling: Literal["none", "modality", "columns"] | None = Field(
+        None, description="inputs centred, and divided by one number per modality or per column; null: by profile"
+    )
+    dead_codes: Literal["keep", "revive"] = Field("keep", description="what happens to unused codes during training")
+    epochs: int = Field(500, ge=0)
+    batch: int = Field(2048, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    check_every: int = Field(2, ge=1, description="epochs between collision counts that choose the checkpoint")
+    kmeans_iterations: int = Field(50, ge=1, description="Lloyd iterations of rkmeans and of the k-means start")
+    kmeans_restarts: int = Field(1, ge=1)
+    seed_offset: int = Field(0, ge=0, description="added to the training seed: another tokenizer of the same data")
+    allow_collapse: bool = Field(False, description="go on when fewer than a tenth of a level's codes are used")
+
+    @model_validator(mode="after")
+    def _levels_add_up(self) -> "TokenizerParams":
+        if self.kind.startswith("shared_specific") and self.shared_levels + self.specific_levels != self.levels:
+            raise ValueError(
+                f"tokenizer.shared_levels ({self.shared_levels}) + tokenizer.specific_levels ({self.specific_levels}) "
+                f"must equal tokenizer.levels ({self.levels})"
+            )
+        return self
+
+    def chosen(self, name: Literal["level_reduction", "residual_gradients", "sinkhorn", "scaling"]) -> Any:
+        """Return a switch's value: as given, else what the profile says (lineage.md 5.1, rows 6, 8, 10, 20)."""
+        given = getattr(self, name)
+        return PROFILES[self.profile][name] if given is None else given
+
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "as_printed": {"level_reduction": "sum", "residual_gradients": True, "sinkhorn": 0.0, "scaling": "none"},
+    "lineage": {"level_reduction": "mean", "residual_gradients": False, "sinkhorn": 0.003, "scaling": "none"},
+    "ours": {"level_reduction": "sum", "residual_gradients": True, "sinkhorn": 0.0, "scaling": "columns"},
+}
+
+
+class IdsParams(Frozen):
+    """How codes become semantic IDs and tokens."""
+
+    source: Literal["tokenizer", "published"] = Field(
+        "tokenizer", description="codes of our tokenizer, or the data set's own files"
+    )
+    files: dict[str, str] = Field(default_factory=dict, description="published: view -> *.index.json")
+    views: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="view -> streams of codes joined in it; empty: one view per modality"
+    )
+    collisions: Literal["distance", "suffix", "sinkhorn", "keep"] = Field("distance")
+    tie_shared_tokens: bool = Field(False, description="shared levels of all views use the same tokens")
+    separators: bool = Field(False, description="a token of its own at each change of modality inside a view")
+    tokens: Literal["musicrec", "mgr"] = Field("musicrec", description="how tokens are written")
+
+
+class GeneratorParams(Frozen):
+    """T5 and its training."""
+
+    backbone: Literal["lineage", "t5_small", "narrow", "tiny"] = Field(
+        "lineage", description="shapes in generation/seq2seq.py"
+    )
+    pretrained: str | None = Field(None, description="folder of a Hugging Face T5 whose blocks are the start")
+    tasks: tuple[Literal["next", "joint", "align", "cross"], ...] = Field(
+        ("next", "joint", "align"), description="next item per view, joint, item alignment, next item across views"
+    )
+    stages: tuple[tuple[Literal["next", "joint", "align", "cross"], ...], ...] = Field(
+        (), description="several training stages in order; empty: one stage with `tasks`"
+    )
+    prompt_tokens: int = Field(
+        4, ge=0, description="learned tokens before the tasks joint, align and cross (lineage.md row 31)"
+    )
+    epochs: int = Field(200, ge=0)
+    steps: int | None = Field(None, ge=1, description="steps instead of epochs")
+    batch: int = Field(256, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    position_lr: float = Field(
+        1.0, gt=0, description="learning rate of the relative position biases, as a multiple of lr"
+    )
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.01, ge=0, le=1, description="share of steps")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="learning rate after the warm-up; MGR: linear"
+    )
+    clip: float = Field(1.0, gt=0, description="gradient norm")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    softmax: Literal["vocabulary", "legal"] = Field(
+        "vocabulary", description="what a target token competes with: every token, or those that may follow its prefix"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 elsewhere")
+    patience: int = Field(10, ge=1, description="epochs without gain on validation loss before stopping")
+
+
+class RankParams(Frozen):
+    """Decoding and the lists."""
+
+    beam: int = Field(20, ge=1)
+    tree: Literal["joint", "per_modality", "free"] = Field("joint")
+    score: Literal["lineage", "ours"] = Field("lineage", description="lineage.md row 40")
+    merge: Literal["merged", "merged_lse"] = Field(
+        "merged", description="the list of record of methods with several views"
+    )
+    exact: bool = Field(False, description="score every item instead of beam search")
+    batch: int = Field(128, ge=1, description="users decoded at once")
+
+
+class CounterParams(Frozen):
+    """Methods that count and need no training (baselines.md section 6)."""
+
+    kind: Literal["popularity", "markov"] = "markov"
