@@ -139,6 +139,9 @@ def resolve(
 ) -> Settings:
     """Return the settings of a run: size < dataset < method (< its `paper:` block at size paper) < run.
 
+    A method's `features` stand below the data set's: it names the encoder of a modality, and a method says only what a
+    modality of its own is made of where the data set says nothing.
+
     >>> resolve("demo_tiny", "musicrec", "smoke").tokenizer.kind
     'shared_specific'
     """
@@ -146,7 +149,8 @@ def resolve(
     paper = method_part.pop("paper", {})
     size_part = read_yaml(find("sizes", size))
     size_part.pop("sweep", None)  # the values that sweeps take from this size
-    parts = [size_part, dataset_settings(read_yaml(find("datasets", dataset))), method_part]
+    own_features = {"features": method_part.pop("features", {})}
+    parts = [size_part, own_features, dataset_settings(read_yaml(find("datasets", dataset))), method_part]
     parts += [paper if size == "paper" else {}, dict(overrides or {})]
     values: dict[str, Any] = {}
     for part in parts:

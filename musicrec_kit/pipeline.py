@@ -97,14 +97,20 @@ class Job(Plan):
 
     @cached_property
     def features(self) -> "dict[str, Features]":
-        """Return stage 02's result: modality -> matrix [items, dim] with a mask of the items that have it."""
+        """Return stage 02's result: modality -> matrix [items, dim] with a mask of the items that have it.
+
+        Where a modality is a fusion, those that it is made of are there, too.
+        """
         from musicrec_kit import features
 
-        found = {}
+        found: dict[str, Features] = {}
         for modality, params in self._used_features().items():
 
             def build(folder: Path, modality: str = modality, params: Any = params) -> None:
-                made = features.extract(self.dataset, modality, params, folder, self.torch_device, self.root)
+                if params.encoder == "fusion":
+                    made = features.early_fusion({part: found[part] for part in params.of}, modality, params.weights)
+                else:
+                    made = features.extract(self.dataset, modality, params, folder, self.torch_device, self.root)
                 made.save(folder)
 
             found[modality] = features.Features.load(self._build(f"features.{modality}", build), modality)
@@ -131,8 +137,9 @@ class Job(Plan):
 
         def build(folder: Path) -> None:
             self.refuse_more_codes_than_items()
+            read = {m: self.features[m] for m in self.settings.modalities}
             tokenizer, codes = tokenizers.fit(
-                self.features, self.item_vectors, self.settings.tokenizer, folder, self.seed, self.torch_device
+                read, self.item_vectors, self.settings.tokenizer, folder, self.seed, self.torch_device
             )
             tokenizer.save(folder)
             codes.save(folder)
@@ -183,19 +190,19 @@ class Job(Plan):
         from musicrec_kit import generation
 
         def build(folder: Path) -> None:
-            generation.fit_generator(
-                self.sequences,
-                self.ids,
-                self.settings.generator,
-                self.settings.ids,
-                self.settings.data.history,
-                folder,
-                self.seed,
-                self.torch_device,
-            ).save(folder)
+            self.fit_generator(folder).save(folder)
 
         folder = self._build("generator", build)
         return generation.Generator.load(folder, self.torch_device)
+
+    def fit_generator(self, folder: Path | None = None) -> "Generator":
+        """Train the generator of this job anew; with a folder, continue what was begun there."""
+        from musicrec_kit import generation
+
+        s = self.settings
+        return generation.fit_generator(
+            self.sequences, self.ids, s.generator, s.ids, s.data.history, folder, self.seed, self.torch_device
+        )
 
     @cached_property
     def rankings(self) -> "Rankings":

@@ -21,6 +21,7 @@ STAGES = ("data", "features", "cf", "tokenizer", "ids", "generator", "rank", "ev
 # raised by hand when a stage's results change for equal settings: what was built before is then built again
 VERSIONS = {"data": 1, "features": 1, "cf": 1, "tokenizer": 1, "ids": 1, "generator": 1, "rank": 1, "evaluate": 1}
 
+TOKEN_FIELDS = ("tie_shared_tokens", "separators", "separator_token", "tokens")  # of ids, read by stage generator
 PATH_FIELDS = ("interactions", "items", "images", "tags", "descriptions", "item2id")
 
 
@@ -60,11 +61,15 @@ class Plan:
     def _check_modalities(self) -> None:
         if "tokenizer" not in self.stages:
             return
-        for modality in self.settings.modalities:
-            if modality not in self.settings.features:
-                known = ", ".join(self.settings.features) or "none"
+        known = self.settings.features
+        parts = [part for m in self.settings.modalities if m in known for part in known[m].of]
+        for modality in [*self.settings.modalities, *parts]:
+            if modality in parts and modality in known and known[modality].encoder == "fusion":
+                raise Refused(f"features.{modality} is a fusion itself; fuse the modalities that it is made of")
+            if modality not in known:
                 raise Refused(
-                    f"method {self.method} needs features of {modality!r}; data set {self.dataset_name} names {known}; "
+                    f"method {self.method} needs features of {modality!r}; data set {self.dataset_name} names "
+                    f"{', '.join(known) or 'none'}; "
                     f"give --set features.{modality}.file=FILE, or choose another method"
                     + (", or --set ids.source=published" if self.settings.ids.files else "")
                 )
@@ -107,7 +112,10 @@ class Plan:
     def _used_features(self) -> dict[str, Any]:
         if "features" not in self.stages:
             return {}
-        return {m: self.settings.features[m] for m in self.settings.modalities if m in self.settings.features}
+        known = self.settings.features
+        asked = [m for m in self.settings.modalities if m in known]
+        parts = [part for m in asked if known[m].encoder == "fusion" for part in known[m].of]
+        return {m: known[m] for m in dict.fromkeys([*parts, *asked])}
 
     @cached_property
     def keys(self) -> dict[str, str]:
@@ -115,7 +123,7 @@ class Plan:
         return {stage: runs.key_of(self._identity(stage)) for stage in self.keyed_stages()}
 
     def keyed_stages(self) -> list[str]:
-        """Return the stages as they are keyed: features once per modality."""
+        """Return the stages as they are keyed: features once per modality, a fusion behind what it is made of."""
         expanded: list[str] = []
         for stage in self.stages:
             expanded += [f"features.{m}" for m in self._used_features()] if stage == "features" else [stage]
@@ -137,7 +145,7 @@ class Plan:
         """
         s, seed = self.settings, {"seed": self.seed}
         kind, _, modality = stage.partition(".")
-        inputs = {name: self._key(name) for name in self._reads(kind)}
+        inputs = {name: self._key(name) for name in self._reads(kind, modality)}
         if kind == "data":
             drop = {*PATH_FIELDS, "history", "expected"} | ({"demo"} if s.data.source != "demo" else set())
             own = {"name": self.dataset_name, **_told(s.data, exclude=drop)}
@@ -154,14 +162,14 @@ class Plan:
             own = {**_told(s.tokenizer), "modalities": list(s.modalities), **seed}
         elif kind == "ids":
             own = {
-                **_told(s.ids, exclude={"files", "tie_shared_tokens", "separators", "tokens"}),
+                **_told(s.ids, exclude={"files", *TOKEN_FIELDS}),
                 **seed,
             }
             own["views"] = {view: list(streams) for view, streams in s.views.items()}
             inputs |= {f: h for f, h in self._hashes.items() if f.startswith("ids.")}
         elif kind == "generator":
             own = {**_told(s.generator), "history": s.data.history, **seed}
-            own |= _told(s.ids, include={"tie_shared_tokens", "separators", "tokens"})
+            own |= _told(s.ids, include=set(TOKEN_FIELDS))
         elif kind == "rank":
             own = {"family": s.family, "history": s.data.history, **seed}
             own |= _told(s.rank, exclude={"batch", "merge"}) if s.family == "generative" else {}
@@ -170,11 +178,13 @@ class Plan:
             own = {"main_list": self.main_list}
         return own, inputs
 
-    def _reads(self, kind: str) -> list[str]:
-        features = [f"features.{m}" for m in self._used_features()]
+    def _reads(self, kind: str, modality: str) -> list[str]:
+        used = self._used_features()
+        features = [f"features.{m}" for m in self.settings.modalities if m in used]
+        fused = used[modality].of if modality and used[modality].encoder == "fusion" else ()
         reads = {
             "data": [],
-            "features": ["data"],
+            "features": ["data", *(f"features.{m}" for m in fused)],
             "cf": ["data"],
             "tokenizer": [*features, *(["cf"] if "cf" in self.stages else [])],
             "ids": ["tokenizer"] if "tokenizer" in self.stages else ["data"],

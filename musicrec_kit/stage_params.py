@@ -76,8 +76,17 @@ class FeatureParams(Frozen):
     """The frozen encoder of one modality, or the file that holds its matrix."""
 
     encoder: Literal[
-        "file", "minilm", "sentence", "llama", "efficientnet_lite0", "open_clip", "hf_clip", "properties", "noise"
-    ] = Field("file", description="name in features/encoders.py")
+        "file",
+        "minilm",
+        "sentence",
+        "llama",
+        "efficientnet_lite0",
+        "open_clip",
+        "hf_clip",
+        "properties",
+        "noise",
+        "fusion",
+    ] = Field("file", description="name in features/encoders.py; fusion: made of other modalities' matrices")
     kind: Literal["text", "image", "auto"] = Field(
         "auto", description="what the encoder reads; auto: by the modality's name"
     )
@@ -90,15 +99,30 @@ class FeatureParams(Frozen):
     )
     model: str | None = Field(None, description="open_clip model name, or a folder of transformers weights")
     pretrained: str | None = Field(None, description="open_clip pretrained tag or a local checkpoint file")
-    fields: tuple[str, ...] = Field(("title", "description"), description="item columns that make the text")
+    fields: tuple[str, ...] = Field(
+        ("title", "description"),
+        description="item columns that make the text; properties: names of properties, null: the demo's own",
+    )
     pool: Literal["joined", "averaged"] = Field(
         "joined", description="fields as one text, or encoded apart and averaged"
     )
     max_tokens: int = Field(256, ge=1, description="tokens of a text that are read")
     image_side: int = Field(224, ge=16, description="pixels of the side that the image encoder reads")
     batch: int = Field(64, ge=1, description="items encoded at once")
+    of: tuple[str, ...] = Field((), description="fusion: the modalities that become one")
+    weights: tuple[float, ...] = Field((), description="fusion: their weights, in order; empty: equal")
     dim: int = Field(64, ge=1, description="noise: width of the matrix")
     seed: int = Field(0, ge=0, description="noise: its seed")
+
+    @model_validator(mode="after")
+    def _fusible(self) -> "FeatureParams":
+        if self.encoder != "fusion":
+            return self
+        if len(set(self.of)) < 2 or len(set(self.of)) < len(self.of):
+            raise ValueError(f"encoder fusion needs two or more different modalities in `of`, found {list(self.of)}")
+        if self.weights and (len(self.weights) != len(self.of) or min(self.weights) < 0 or max(self.weights) == 0):
+            raise ValueError(f"fusion of {list(self.of)} needs one weight of 0 or more each, not {list(self.weights)}")
+        return self
 
 
 class CFParams(Frozen):
@@ -204,6 +228,9 @@ class IdsParams(Frozen):
     collisions: Literal["distance", "suffix", "sinkhorn", "keep"] = Field("distance")
     tie_shared_tokens: bool = Field(False, description="shared levels of all views use the same tokens")
     separators: bool = Field(False, description="a token of its own at each change of modality inside a view")
+    separator_token: Literal["special", "borrowed"] = Field(
+        "special", description="borrowed: a control, a random code's token in the place of a token of its own"
+    )
     tokens: Literal["musicrec", "mgr"] = Field("musicrec", description="how tokens are written")
 
 
@@ -219,6 +246,9 @@ class GeneratorParams(Frozen):
     )
     stages: tuple[tuple[Literal["next", "joint", "align", "cross"], ...], ...] = Field(
         (), description="several training stages in order; empty: one stage with `tasks`"
+    )
+    align_pairs: Literal["own", "shuffled"] = Field(
+        "own", description="shuffled: a control, every item is aligned with the ID of a random other"
     )
     prompt_tokens: int = Field(
         4, ge=0, description="learned tokens before the tasks joint, align and cross (lineage.md row 31)"

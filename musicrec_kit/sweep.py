@@ -58,7 +58,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def levels_of_axes(sweep: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return axis -> level -> settings. A level of `key` and `values` stands for one per value of the size file.
+    """Return axis -> level -> settings. A level with `key` and `values` stands for one per value of the size file.
 
     >>> axes = {"row": {"codes": {"key": "tokenizer.codes", "values": "codes"}}}
     >>> levels_of_axes({"size": "smoke", "axes": axes})["row"]["codes=16"]
@@ -68,11 +68,13 @@ def levels_of_axes(sweep: Mapping[str, Any]) -> dict[str, dict[str, dict[str, An
     for axis, levels in (sweep.get("axes") or {}).items():
         found[axis] = {}
         for level, settings in levels.items():
-            if set(settings or {}) == {"key", "values"}:
-                values = methods.sweep_values(sweep.get("size", "small"), settings["values"])
-                found[axis] |= {f"{level}={value}": methods.nested(settings["key"], value) for value in values}
-            else:
-                found[axis][level] = settings or {}
+            rest = dict(settings or {})
+            key, values = rest.pop("key", None), rest.pop("values", None)
+            if key is None:
+                found[axis][level] = rest
+                continue
+            for value in methods.sweep_values(sweep.get("size", "small"), values):
+                found[axis][f"{level}={value}"] = merge(rest, methods.nested(key, value))
     return found
 
 

@@ -71,6 +71,30 @@ def test_same_as_copies_the_features_of_another_modality() -> None:
     assert settings.features["text_b"].kind == "text"
 
 
+def test_a_data_set_names_the_encoder_of_a_method_s_own_modality(tmp_path: Path) -> None:
+    dataset = tmp_path / "mine.yaml"
+    dataset.write_text("source: lcrec\ninteractions: a.json\nfeatures: {text: t.npy, image: i.npy}\n")
+    fused = methods.resolve(str(dataset), "mgr_ef", "smoke").features["joint"]
+    assert (fused.encoder, fused.of) == ("fusion", ("text", "image"))
+    dataset.write_text(dataset.read_text().replace("}", ", joint: j.npy}"))
+    given = methods.resolve(str(dataset), "mgr_ef", "smoke").features["joint"]
+    assert (given.encoder, given.file) == ("file", "j.npy")
+
+
+@pytest.mark.parametrize(
+    ("features", "why"),
+    [
+        ({"encoder": "fusion"}, "two or more different modalities"),
+        ({"encoder": "fusion", "of": ["text", "text"]}, "two or more different modalities"),
+        ({"encoder": "fusion", "of": ["text", "image"], "weights": [1]}, "one weight of 0 or more each"),
+        ({"encoder": "fusion", "of": ["text", "image"], "weights": [0, 0]}, "one weight of 0 or more each"),
+    ],
+)
+def test_a_fusion_that_cannot_be_made_is_refused(features: dict, why: str) -> None:
+    with pytest.raises(Refused, match=why):
+        methods.resolve("demo_tiny", "mgr_ef", "smoke", {"features": {"joint": {"of": [], **features}}})
+
+
 @pytest.mark.parametrize("kind", ["datasets", "methods", "sizes"])
 def test_every_shipped_file_resolves_and_says_where_values_come_from(kind: str) -> None:
     for name in methods.names(kind):

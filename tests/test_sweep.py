@@ -133,5 +133,7 @@ def test_a_level_may_stand_for_the_values_of_the_size() -> None:
     small = [cell.overrides["tokenizer"]["codes"] for cell in sweep.cells({**made, "size": "small"})]
     assert small == [16, 32, 64, 128]
     assert [cell.levels["row"] for cell in sweep.cells({**made, "size": "paper"})][2:] == ["codes=256", "codes=512"]
+    more = {"codes": {"method": "tiger", "key": "tokenizer.codes", "values": "codes"}}
+    assert [cell.method for cell in sweep.cells({**made, "size": "smoke", "axes": {"row": more}})] == ["tiger", "tiger"]
     with pytest.raises(Refused, match="no sweep values 'widths'"):
         list(sweep.cells({**made, "axes": {"row": {"codes": {"key": "tokenizer.codes", "values": "widths"}}}}))

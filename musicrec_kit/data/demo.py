@@ -93,24 +93,29 @@ def properties_of(folder: Path) -> pd.DataFrame:
     return runs.read_table(path)
 
 
-def property_matrix(folder: Path, modality: str, raw_ids: Sequence[str] | None = None) -> np.ndarray:
+def property_matrix(
+    folder: Path, modality: str, raw_ids: Sequence[str] | None = None, shown: Sequence[str] | None = None
+) -> np.ndarray:
     """Return float32[items, dim]: one-hot true properties that the modality shows, with a little seeded noise.
 
     The encoder `properties` of fast tests: what a perfect frozen encoder would see, without weights.
 
     Args:
         raw_ids: the items of the rows; None gives all, in the order of `properties_of`.
+        shown: the properties; None gives those that the demo shows by this modality.
 
     Raises:
-        Refused: the folder is no demo data, or the demo shows nothing by this modality.
+        Refused: the folder is no demo data, the demo shows nothing by this modality, or it has no such property.
     """
     properties = properties_of(folder)
     about = runs.read_json(folder / "world.json")
-    if modality not in about["visible"]:
+    if unknown := sorted(set(shown or ()) - {"kind", "purpose", "colour"}):
+        raise Refused(f"encoder properties: no property {', '.join(unknown)}; an item has kind, purpose and colour")
+    if shown is None and modality not in about["visible"]:
         known = ", ".join(about["visible"])
         raise Refused(f"encoder properties for modality {modality}: the demo shows {known}; choose one of them")
     seen = properties.iloc[pictured_items(DemoParams(**about["params"]))] if modality == "image" else properties
-    columns = [pd.get_dummies(seen[name]).to_numpy(np.float32) for name in about["visible"][modality]]
+    columns = [pd.get_dummies(seen[name]).to_numpy(np.float32) for name in shown or about["visible"][modality]]
     matrix = np.concatenate(columns, axis=1)
     rng = seeds.generator(about["params"]["seed"], "demo", "property_matrix", modality)
     matrix = (matrix + NOISE * rng.standard_normal(matrix.shape)).astype(np.float32)

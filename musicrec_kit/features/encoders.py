@@ -188,9 +188,10 @@ def _from_properties(dataset: "Dataset", modality: str, params: FeatureParams, d
     """Return the properties that a demo item shows in this modality, as drawn: what a perfect encoder would read."""
     from musicrec_kit.data.demo import property_matrix
 
+    shown = None if params.fields == FeatureParams().fields else params.fields
     if dataset.images.root is None:
         raise Refused("encoder properties reads the demo's own properties, and this data set has no demo folder")
-    matrix = property_matrix(dataset.images.root.parent, modality, dataset.items["raw_id"].tolist())
+    matrix = property_matrix(dataset.images.root.parent, modality, dataset.items["raw_id"].tolist(), shown)
     return Features(modality, *checked(matrix, np.ones(len(matrix), bool), f"{modality} by properties"), "properties")
 
 

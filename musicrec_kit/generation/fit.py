@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,7 +115,8 @@ def fit_generator(
         seq2seq.load_hf_blocks(made.model, Path(params.pretrained))
     made.model.to(device)
     every_task = [task for word in made.families for task in made.tasks(word)]
-    store = TokenStore(made.vocabulary, sequences, every_task, device)
+    partner = shuffled_partners(ids.n_items, seed) if params.align_pairs == "shuffled" else None
+    store = TokenStore(made.vocabulary, sequences, every_task, device, partner)
     loss = T5.loss if params.softmax == "vocabulary" else LegalSoftmax(made.vocabulary, every_task, device).loss
     stages = params.stages or (params.tasks,)
     for number, words in enumerate(stages):
@@ -135,6 +137,14 @@ def fit_generator(
     if folder is not None:
         made.save(folder)
     return made
+
+
+def shuffled_partners(n_items: int, seed: int) -> np.ndarray:
+    """Return int64 [items]: every item's random other, each used once (control of the alignment stage)."""
+    order = seeds.generator(seed, "partners").permutation(n_items)
+    partner = np.empty(n_items, np.int64)
+    partner[order] = np.roll(order, 1)  # one cycle: nobody is his own partner
+    return partner
 
 
 def _fit_stage(

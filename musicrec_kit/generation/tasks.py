@@ -129,8 +129,15 @@ class TokenStore:
     """All tokens that tasks read, as one array on the device, and where in it a history or an item is written."""
 
     def __init__(
-        self, vocabulary: Vocabulary, sequences: Sequences, tasks: Iterable[Task], device: str | torch.device = "cpu"
+        self,
+        vocabulary: Vocabulary,
+        sequences: Sequences,
+        tasks: Iterable[Task],
+        device: str | torch.device = "cpu",
+        partner: np.ndarray | None = None,
     ) -> None:
+        """Lay out the tokens; `partner` int64 [items] is the item whose ID alignment asks for, by default the same."""
+        self._partner = partner
         self.device, self._sequences = torch.device(device), sequences
         self._ends: dict[tuple[str, Writing], np.ndarray] = {}
         arrays, size = [], 0
@@ -159,8 +166,8 @@ class TokenStore:
             assert examples is not None
             first, stop, target = examples.start, examples.end, examples.target.astype(np.int64)
         else:
-            first = target = np.arange(len(self._ends["item", task.target]) - 1)
-            stop = first + 1
+            first = np.arange(len(self._ends["item", task.target]) - 1)
+            stop, target = first + 1, first if self._partner is None else self._partner
         source, out = self._ends[task.kind, task.source], self._ends["item", task.target]
         lengths = source[stop] - source[first], out[target + 1] - out[target]
         return Spans(source[first], lengths[0], out[target], lengths[1], np.full(len(first), task.prompt, np.int64))

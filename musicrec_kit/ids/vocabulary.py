@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from musicrec_kit import seeds
 from musicrec_kit.ids.semantic_ids import NULL, SemanticIds
 from musicrec_kit.params import IdsParams, Refused
 
@@ -58,7 +59,7 @@ class Vocabulary:
         `params.separators`: k - 1 different tokens for k segments of a view (MGR section 3.2, lineage row 49).
         """
         sizes: list[tuple[str, Key, int]] = [("prompt", (task,), prompt_tokens) for task in range(tasks)]
-        if params.separators:
+        if params.separators and params.separator_token == "special":
             sizes += [("separator", (), max(len(segments) for segments in ids.segments.values()) - 1)]
         sizes += [("code", key, size) for key, size in _code_sizes(ids, params.tie_shared_tokens).items()]
         sizes += [("suffix", (v,), int(ids.suffix[v].max()) + 1) for v in ids.views if ids.has_suffix(v)]
@@ -75,7 +76,15 @@ class Vocabulary:
 
     @cached_property
     def separators(self) -> tuple[int, ...]:
-        """Return the separator tokens: number j stands before segment j + 1 of a view."""
+        """Return the separator tokens: number j stands before segment j + 1 of a view.
+
+        Borrowed ones are tokens of codes, drawn once: as constant as a separator, without a meaning of their own.
+        """
+        if self.params.separators and self.params.separator_token == "borrowed":
+            codes = [token for block in self.blocks if block.kind == "code" for token in _range(block)]
+            wanted = max(len(segments) for segments in self.ids.segments.values()) - 1
+            drawn = seeds.generator(0, "separators").choice(codes, wanted, replace=False)
+            return tuple(int(token) for token in drawn)
         found = [block for block in self.blocks if block.kind == "separator"]
         return tuple(range(found[0].first, found[0].first + found[0].size)) if found else ()
 
@@ -179,6 +188,10 @@ class Vocabulary:
         label = {"prompt": "task", "separator": "sep", "suffix": "dup"}[block.kind]
         number = value + 1 if block.kind == "separator" else value  # MGR counts them s_1 ... s_{k-1}
         return f"<{':'.join([label, *map(str, block.key)])}.{number}>"
+
+
+def _range(block: Block) -> range:
+    return range(block.first, block.first + block.size)
 
 
 def code_name(stream: str, level: int, code: int, shared_levels: int, tokens: str) -> str:

@@ -127,6 +127,15 @@ def test_property_matrix_shows_a_modality_its_own(made: tuple[RawTables, Path]) 
     np.testing.assert_array_equal(property_matrix(folder, "image", some), property_matrix(folder, "image")[7:3:-1])
 
 
+def test_property_matrix_shows_what_it_is_asked_for(made: tuple[RawTables, Path]) -> None:
+    properties = properties_of(made[1])
+    colours = sorted(properties["colour"].unique())
+    third = property_matrix(made[1], "third", shown=["colour"])
+    assert [colours[i] for i in third.argmax(axis=1)] == properties["colour"].tolist()
+    with pytest.raises(Refused, match="no property smell"):
+        property_matrix(made[1], "third", shown=["smell"])
+
+
 def test_property_matrix_refuses_what_it_cannot_know(made: tuple[RawTables, Path], tmp_path: Path) -> None:
     _, folder = made
     with pytest.raises(Refused, match=r"modality sound.*text, image"):

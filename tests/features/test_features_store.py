@@ -118,6 +118,24 @@ def test_fusion_of_equal_widths_is_the_mean_of_directions() -> None:
     assert joint.present.tolist() == [True, True, False] and joint.encoder == "mean(t, i)"
 
 
+def test_the_weights_of_a_fusion_are_those_of_its_mean() -> None:
+    text = Features("text", np.array([[3, 4], [3, 4], [0, 0]], np.float32), np.array([True, True, False]), "t")
+    image = Features("image", np.array([[0, 2], [0, 0], [0, 5]], np.float32), np.array([True, False, True]), "i")
+    joint = early_fusion({"text": text, "image": image}, weights=(3, 1))
+    assert np.allclose(joint.matrix, [[0.45, 0.85], [0.6, 0.8], [0, 1]])
+    alone = early_fusion({"text": text, "image": image}, weights=(1, 0))
+    assert np.allclose(alone.matrix, [[0.6, 0.8], [0.6, 0.8], [0, 0]]) and alone.present.tolist() == [True, True, False]
+
+
+def test_the_weights_of_unequal_widths_are_of_standard_deviations() -> None:
+    rng = np.random.default_rng(0)
+    text = Features("text", rng.standard_normal((200, 3)).astype(np.float32), np.ones(200, bool), "t")
+    image = Features("image", rng.standard_normal((200, 5)).astype(np.float32), np.ones(200, bool), "i")
+    joint = early_fusion({"text": text, "image": image}, weights=(1, 3))
+    assert np.isclose(joint.matrix[:, :3].var(axis=0).sum(), 0.25, rtol=1e-4)  # weights sum to their number, 2
+    assert np.isclose(joint.matrix[:, 3:].var(axis=0).sum(), 2.25, rtol=1e-4)
+
+
 def test_fusion_of_unequal_widths_gives_each_modality_the_same_variance() -> None:
     rng = np.random.default_rng(0)
     present = np.arange(200) > 0

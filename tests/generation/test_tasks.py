@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from musicrec_kit.data.splits import Sequences, train_prefixes
 from musicrec_kit.generation import tasks
+from musicrec_kit.generation.fit import shuffled_partners
 from musicrec_kit.generation.tasks import TokenStore
 from musicrec_kit.ids.vocabulary import Vocabulary
 from musicrec_kit.params import IdsParams, Refused
@@ -135,6 +136,29 @@ def test_one_view_of_segments_aligns_its_segments():
     expected += [("align/main:text/main:image", text, image)] * 2
     expected += [("align/main:image/main:text", image, text)] * 2
     assert Counter(found) == Counter(expected)
+
+
+def test_shuffled_pairs_align_every_item_with_a_fixed_other():
+    ids = reference.make_ids({"text": np.arange(4)[:, None], "image": np.arange(4)[:, None] + 0})
+    vocabulary, families, every = setting(ids, ("align",))
+    partner = shuffled_partners(4, seed=3)
+    assert sorted(partner) == [0, 1, 2, 3] and (partner != np.arange(4)).all()
+    store = TokenStore(vocabulary, Sequences.from_lists([[0, 1, 2, 3]], 4), every, partner=partner)
+    flat = [family for word in families.values() for family in word]
+    found = []
+    for epoch in range(2):
+        spans = tasks.draw_epoch(store, flat, train_prefixes(Sequences.from_lists([[0]], 4), 20), 0, epoch)
+        made = tasks.batches(store, spans, 8, 0, epoch)
+        found += [read(vocabulary, every, s, t) for source, target in made for s, t in zip(source, target, strict=True)]
+    expected = [
+        (f"align/{a}/{b}", item, other)
+        for a, b in (("text", "image"), ("image", "text"))
+        for item, other in [
+            (vocabulary.text(vocabulary.tokens_of(a)[0][i]), vocabulary.text(vocabulary.tokens_of(b)[0][partner[i]]))
+            for i in range(4)
+        ]
+    ]
+    assert Counter(found) == Counter(expected * 2)
 
 
 def test_every_direction_has_its_own_prompt_and_next_has_none():

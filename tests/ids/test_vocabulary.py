@@ -56,6 +56,16 @@ def test_mgr_writes_one_id_with_a_separator_between_modalities():
     assert written(ids, "main", 3, **params) == "<img-1-3><img-2-3>"
 
 
+def test_a_borrowed_separator_is_a_code_s_token_and_the_same_for_every_item():
+    ids = ids_of(JOINED, shared_levels=0, text=TEXT[:, :2], image=IMAGE[:, 2:])
+    vocabulary = Vocabulary.from_ids(ids, IdsParams(tokens="mgr", separators=True, separator_token="borrowed"))
+    (token,) = vocabulary.separators
+    assert vocabulary.name(token).startswith(("<txt-", "<img-"))
+    tokens, lengths = vocabulary.tokens_of("main")
+    assert lengths.tolist() == [5, 5, 5, 2] and (tokens[:3, 2] == token).all()
+    assert vocabulary.size == Vocabulary.from_ids(ids, IdsParams(tokens="mgr")).size
+
+
 def test_k_modalities_have_k_minus_1_different_separators():
     ids = ids_of({"main": ("text", "image", "audio")}, 0, text=TEXT[:, :1], image=IMAGE[:, :1], audio=IMAGE[:, 3:])
     assert written(ids, "main", 0, tokens="mgr", separators=True) == "<txt-1-1><sep.1><img-1-1><sep.2><audio-1-6>"

@@ -1,0 +1,77 @@
+"""Every row of params/methods keeps the contract: it builds, trains, ranks, and its lists can be trusted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from musicrec_kit import data, generation, methods
+from musicrec_kit.evaluation import Rankings
+from musicrec_kit.pipeline import Job
+
+NAMES = methods.names("methods")
+# two steps of everything: what is asked is whether a row works, not what it learns
+QUICK = {
+    "cf": {"epochs": 1},
+    "tokenizer": {"epochs": 2, "allow_collapse": True},
+    "generator": {"steps": 2, "batch": 16},
+}
+GENERATIVE = [name for name in NAMES if methods.resolve("demo_tiny", name, "smoke").family == "generative"]
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def job_of(name: str, runs_dir: Path) -> Job:
+    overrides = QUICK if name in GENERATIVE else {}
+    return Job("demo_tiny", name, "smoke", 0, runs_dir, None, overrides)
+
+
+def lists(rankings: Rankings) -> dict:
+    return {name: (ranked.items.tolist(), ranked.scores.tolist()) for name, ranked in rankings.lists.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_ranks_items_that_exist_each_once(name: str, runs_dir: Path) -> None:
+    job = job_of(name, runs_dir)
+    metrics = job.metrics
+    assert f"test/{job.main_list}/hr@10" in metrics
+    for (split, kind), ranked in job.rankings.lists.items():
+        items = np.asarray(ranked.items)
+        there = items >= 0
+        assert items.max() < job.dataset.n_items and there[:, 0].all(), (split, kind)
+        for row, known in zip(items, there, strict=True):
+            assert len(set(row[known])) == known.sum(), f"{split}/{kind}: an item stands twice"
+
+
+@pytest.mark.parametrize("name", GENERATIVE)
+def test_a_batch_of_eight_ranks_as_eight_batches_of_one(name: str, runs_dir: Path) -> None:
+    job = job_of(name, runs_dir)
+    examples = data.held_out(job.sequences, "test", job.settings.data.history)
+    whole = data.held_out(job.sequences, "test", 10**9)
+    found = []
+    for batch in (8, 1):
+        params = job.settings.rank.model_copy(update={"batch": batch})
+        few, all_of_them = examples.take(np.arange(8)), whole.take(np.arange(8))
+        found.append(generation.rank(job.generator, job.sequences, few, all_of_them, params, 0))
+    for kind, ranked in found[0].items():
+        assert np.array_equal(ranked.items, found[1][kind].items), kind
+        np.testing.assert_allclose(ranked.scores, found[1][kind].scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", GENERATIVE)
+def test_the_same_seed_gives_the_same_ranking_and_what_is_saved_ranks_the_same(name: str, runs_dir: Path) -> None:
+    job = job_of(name, runs_dir)
+    examples = data.held_out(job.sequences, "test", job.settings.data.history)
+    whole = data.held_out(job.sequences, "test", 10**9)
+    few, all_of_them = examples.take(np.arange(8)), whole.take(np.arange(8))
+    fitted = job.fit_generator()  # anew, in memory, and not read back
+    ranked = [
+        generation.rank(generator, job.sequences, few, all_of_them, job.settings.rank, 0)
+        for generator in (job.generator, fitted)
+    ]
+    for kind, one in ranked[0].items():
+        assert np.array_equal(one.items, ranked[1][kind].items), kind
+        assert np.array_equal(one.scores, ranked[1][kind].scores), kind
