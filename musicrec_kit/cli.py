@@ -155,7 +155,7 @@ def run(options: argparse.Namespace) -> int:
     line: dict[str, Any] = {
         "run": str(job.run_folder),
         "dataset": job.dataset_name,
-        "method": job.method,
+        "method": job.method_name,
         "variant": job.variant,
     }
     line |= {"size": job.size, "seed": job.seed, "main_list": main_list, **{key: metrics[key] for key in keys}}

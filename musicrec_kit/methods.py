@@ -198,6 +198,11 @@ def dataset_name(dataset: str) -> str:
     return str(read_yaml(path).get("name") or path.stem)
 
 
+def method_name(method: str) -> str:
+    """Return the name of a method: a shipped name, or the stem of a YAML file."""
+    return find("methods", method).stem
+
+
 def home() -> Path:
     """Return the folder of relative output paths: $MUSICREC_HOME, else the nearest checkout above, else here."""
     if "MUSICREC_HOME" in os.environ:

@@ -55,6 +55,7 @@ class Plan:
         self.runs_dir = methods.home() / self.runs_dir
         self.settings: Settings = methods.resolve(self.dataset_ref, self.method, self.size, self.overrides)
         self.dataset_name = methods.dataset_name(self.dataset_ref)
+        self.method_name = methods.method_name(self.method)
         self.root = methods.data_root(self.dataset_ref, self.data_root)
         self._check_modalities()
 
@@ -215,7 +216,7 @@ class Plan:
     @property
     def run_folder(self) -> Path:
         """Return the folder of this run."""
-        return runs.run_folder(self.runs_dir, self.dataset_name, self.method, self.variant, self.size, self.seed)
+        return runs.run_folder(self.runs_dir, self.dataset_name, self.method_name, self.variant, self.size, self.seed)
 
     def settings_yaml(self) -> str:
         """Return the resolved settings with what was asked, as YAML."""

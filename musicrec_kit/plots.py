@@ -250,7 +250,7 @@ def picture_grid(
 
 def stem(job: Any, name: str) -> str:
     """Return a figure's file name for a job: `<dataset>_<method>_<size>_seed<k>_<name>`, fit for a file name."""
-    words = (job.dataset_name, f"{job.method}{job.variant}", job.size, f"seed{job.seed}", name)
+    words = (job.dataset_name, f"{job.method_name}{job.variant}", job.size, f"seed{job.seed}", name)
     return "_".join("".join(c if c.isalnum() or c in "-+=.," else "-" for c in word) for word in words)
 
 

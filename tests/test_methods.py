@@ -75,3 +75,13 @@ def test_the_same_seed_gives_the_same_ranking_and_what_is_saved_ranks_the_same(n
     for kind, one in ranked[0].items():
         assert np.array_equal(one.items, ranked[1][kind].items), kind
         assert np.array_equal(one.scores, ranked[1][kind].scores), kind
+
+
+def test_a_new_row_is_a_base_and_one_changed_line(runs_dir: Path, tmp_path: Path) -> None:
+    row = tmp_path / "longer.yaml"
+    row.write_text("base: tiger\ntokenizer: {levels: 6, specific_levels: 6}\n")  # README, "a row of your own"
+    job = Job("demo_tiny", str(row), "smoke", 0, runs_dir, None, QUICK)
+    assert job.ids.views["text"].shape[1] == 6
+    assert job.metrics["main_list"] == "main"
+    assert (runs_dir / "demo_tiny" / "runs") in job.run_folder.parents and (job.run_folder / "metrics.json").is_file()
+    assert list(tmp_path.iterdir()) == [row]
