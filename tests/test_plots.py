@@ -106,6 +106,6 @@ def test_a_picture_grid_shows_pictures_and_titles(tmp_path: Path) -> None:
 
 def test_the_stem_fits_a_file_name() -> None:
     class Asked:
-        dataset_name, method, variant, size, seed = "my/set", "musicrec", "+a='b c'", "smoke", 3
+        dataset_name, method_name, variant, size, seed = "my/set", "musicrec", "+a='b c'", "smoke", 3
 
     assert plots.stem(Asked(), "curve") == "my-set_musicrec+a=-b-c-_smoke_seed3_curve"
