@@ -4,7 +4,8 @@ Results of a sweep (`sweep.results`) and its run folders in; means over seeds, p
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +92,21 @@ def _ranks(folder: Path, name: str, split: str) -> tuple[np.ndarray, np.ndarray]
 def compared(first: Ranks, second: Ranks, metric: str) -> compare.Comparison:
     """Return the paired comparison of two rows over the same users and the seeds that both have.
 
-    The t-test and the detectable effect are over users, each with the mean over its seeds, so that a user counts once;
-    the bootstrap draws users and seeds.
+    The t-test is over users, each with the mean over its seeds, so that a user counts once; the bootstrap draws users
+    and seeds. The detectable effect is the larger of the two that they imply.
     """
     common = [seed for seed in first.seeds if seed in second.seeds]
     a, b = (row.values(metric, common) for row in (first, second))
     each = compare.compare(a.mean(axis=0), b.mean(axis=0))
     low, high = compare.bootstrap_interval(a - b, seed=0)
-    values = (each.mean_a, each.mean_b, each.difference, low, high, each.t, each.p, each.detectable, each.users)
-    return compare.Comparison(*values)
+    return replace(each, low=low, high=high, detectable=max(each.detectable, (high - low) * FOUND_OVER_WIDTH))
 
 
 # --- which orderings hold ---------------------------------------------------------------------------------------------
 
 HOLDS, FAILS, UNTOLD, NOT_RUN = "holds", "does not hold", "cannot be told", "not run"
+WORDS = {HOLDS: "hold", FAILS: "do not hold", UNTOLD: "cannot be told"}
+FOUND_OVER_WIDTH = 2.8015 / (2 * 1.95996)  # (z .975 + z .8) standard errors over the width of a 95 % interval
 
 
 def verdict(result: compare.Comparison) -> str:
@@ -137,7 +139,7 @@ def orderings(
         for claim in claims:
             for than in claim["than"]:
                 told = {"claim": claim["says"], "dataset": dataset, "printed": _printed(name, claim["better"], than)}
-                pairs = [(a, b) for a in _ours(claim["better"], rows, names) for b in _ours(than, rows, names)]
+                pairs = _readings(_ours(claim["better"], rows, names), _ours(than, rows, names))
                 if not pairs:
                     lines.append({**told, "better": claim["better"], "than": than, "verdict": NOT_RUN})
                 for (a, b), metric in ((pair, metric) for pair in pairs for metric in metrics):
@@ -161,32 +163,56 @@ def _ours(name: str, rows: Sequence[str], names: Mapping[str, str]) -> list[str]
     return [row for row in rows if names.get(row, row) == name]
 
 
+def _readings(first: list[str], second: list[str]) -> list[tuple[str, str]]:
+    """Return the pairs to compare: where both sides of a claim have several readings, each with its own."""
+    several = len(first) == len(second) > 1
+    return list(zip(first, second, strict=True)) if several else list(product(first, second))
+
+
 def _printed(name: str, better: str, than: str) -> str:
     won, cells, gain = published.agreement(name, better, than) if name else (0, 0, 0.0)
     return f"{won} of {cells} cells, {gain:+.1%}" if cells else ""
 
 
 def in_words(found: pd.DataFrame) -> str:
-    """Return the verdicts on orderings as Markdown: first how many, then each with its numbers."""
-    counts = found["verdict"].value_counts()
-    words = {HOLDS: "hold", FAILS: "do not hold", UNTOLD: "cannot be told", NOT_RUN: "were not run"}
-    told = ", ".join(f"{counts[kind]} {words[kind]}" for kind in words if kind in counts)
-    lines = [f"Of {len(found)} comparisons that the claims imply, {told}.", ""]
-    for (claim, metric), rows in found.fillna({"metric": ""}).groupby(["claim", "metric"], sort=False):
-        lines.append(
-            f"- “{claim}”{', ' + display_name(str(metric)) if metric else ''}: "
-            + "; ".join(map(_sentence, (dict(row) for _, row in rows.iterrows())))
-            + "."
-        )
+    """Return the verdicts on orderings as Markdown: how many of which, then claim by claim over whom."""
+    lines = []
+    for metric, rows in found[found["verdict"] != NOT_RUN].groupby("metric", sort=False):
+        counts = rows["verdict"].value_counts()
+        told = ", ".join(f"{counts[kind]} {words}" for kind, words in WORDS.items() if kind in counts)
+        lines.append(f"**{display_name(str(metric))}**: of {len(rows)} comparisons that the claims imply, {told}.")
+    lines = ["  \n".join(lines), ""] if lines else ["None of the comparisons was run.", ""]
+    for claim, rows in found.groupby("claim", sort=False):
+        parts = [
+            f"{display_name(str(metric)) + ': ' if metric else ''}**{kind}** for {_pairs(of_kind)}"
+            for (metric, kind), of_kind in rows.fillna({"metric": ""}).groupby(["metric", "verdict"])
+        ]
+        lines.append(f"- “{claim}”. " + "; ".join(parts) + ".")
     return "\n".join(lines)
 
 
-def _sentence(line: Mapping[str, Any]) -> str:
-    pair = f"{line['better']} over {line['than']}"
-    if line["verdict"] == NOT_RUN:
-        return f"{pair} **{NOT_RUN}** here"
-    text = f"{pair} **{line['verdict']}** ({line['difference']:+.4f} [{line['low']:+.4f}, {line['high']:+.4f}]"
-    return text + (f", found from {line['detectable']:.4f})" if line["verdict"] == UNTOLD else ")")
+def _pairs(rows: pd.DataFrame) -> str:
+    """Return "A over B, C; D over E"."""
+    named = rows.groupby("better", sort=False)["than"].agg(lambda column: ", ".join(dict.fromkeys(column)))
+    return "; ".join(f"{better} over {than}" for better, than in named.items())
+
+
+def verdict_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per ordering for reading: the difference with its interval and the verdict, per metric."""
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    for line in found.to_dict("records"):
+        place = (line["dataset"], line["better"], line["than"])
+        row = rows.setdefault(place, {"ordering": f"{line['better']} over {line['than']}"})
+        if line["verdict"] == NOT_RUN:
+            row["verdict"] = NOT_RUN
+            continue
+        head = display_name(line["metric"])
+        row[head] = f"{line['difference']:+.4f} [{line['low']:+.4f}, {line['high']:+.4f}]"
+        row |= {f"{head} found from": f"{line['detectable']:.4f}", f"{head} verdict": line["verdict"]}
+        row["the paper's own table"] = line["printed"]
+    table = pd.DataFrame(list(rows.values())).fillna("")
+    last = [name for name in ("the paper's own table", "verdict") if name in table]
+    return table[[*(name for name in table if name not in last), *last]]
 
 
 def display_name(metric: str) -> str:

@@ -193,10 +193,12 @@ def _gain(ranks: Mapping[tuple[str, str], Ranks], dataset: str, main: str, best:
 
 def axes_of(settings: Settings) -> dict[str, str]:
     """Return the four columns of MusicRec's Table 1 as a method's resolved settings have them."""
-    generative, several = settings.family == "generative", len(settings.modalities) > 1
-    reads = settings.family != "heuristic"
+    generative, reads = settings.family == "generative", settings.family != "heuristic"
+    used = [settings.features[name] for name in settings.modalities if name in settings.features]
+    fused = any(len(params.of) > 1 for params in used)  # one matrix made of several modalities
+    several = fused or len(settings.modalities) > 1
     joined = settings.tokenizer.kind.startswith("shared_specific") and settings.tokenizer.shared_levels > 0
-    fusion = "combined" if generative and joined else "discrete"
+    fusion = "combined" if generative and (joined or fused) else "discrete"
     # z_cf enters the tokenizer, or the rows are learnt from who took what, as every non-generative method's are
     collaborative = settings.tokenizer.alpha > 0 or settings.tokenizer.beta > 0 if generative else True
     tick = {True: "✓", False: "✗"}

@@ -1,0 +1,35 @@
+"""Which cells of a sweep a notebook shows: every seed that a grid has finished, and the seed that it is asked for."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from musicrec_kit import sweep
+from musicrec_kit.params import Size
+
+
+def shown(
+    name: str,
+    dataset: str,
+    size: Size,
+    seed: int,
+    runs_dir: Path | str,
+    data_root: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    rows: Callable[[str], bool] = bool,
+) -> list[sweep.Cell]:
+    """Return the cells of a sweep that a notebook shows: of `seed` all, of the sweep's other seeds those that are done.
+
+    Args:
+        name: of the sweep, whose data sets and size are replaced by the notebook's.
+        overrides: settings given to every cell, under those of its row.
+        rows: which rows to show; all that have a name unless given.
+    """
+    spec = sweep.read(name)
+    common = [*(spec.get("settings") or []), *([{"set": overrides}] if overrides else [])]
+    seeds = list(dict.fromkeys([seed, *spec.get("seeds", [])]))
+    asked = {**spec, "datasets": [dataset], "size": size, "seeds": seeds, "settings": common}
+    cells = [cell for cell in sweep.cells(asked) if rows(cell.levels["row"])]
+    others = [cell for cell in cells if cell.seed != seed]
+    lacking = sweep.missing(others, Path(runs_dir), data_root)
+    return [cell for cell in cells if cell.seed == seed or cell not in lacking]
