@@ -30,15 +30,15 @@ def of_record(results: pd.DataFrame) -> pd.DataFrame:
 def over_seeds(results: pd.DataFrame) -> pd.DataFrame:
     """Return the mean over seeds of every metric of the lists of record, with its 95 % interval over seeds (t law).
 
-    Columns: dataset, row, metric, mean, low, high, seeds; the bounds are nan where there is one seed.
+    Columns: dataset, row, metric, mean, low, high, seeds, encoders; the bounds are nan where there is one seed.
     """
     from scipy import stats
 
-    grouped = of_record(results).groupby(["dataset", "row", "metric"], sort=False)["value"]
-    table = grouped.agg(["mean", "std", "count"]).reset_index()
+    grouped = of_record(results).groupby(["dataset", "row", "metric"], sort=False)
+    table = grouped["value"].agg(["mean", "std", "count"]).assign(encoders=grouped["encoders"].first()).reset_index()
     reach = table["std"] / np.sqrt(table["count"]) * stats.t.ppf(0.975, np.maximum(table["count"] - 1, 1))
     table = table.assign(low=table["mean"] - reach, high=table["mean"] + reach, seeds=table["count"])
-    return table[["dataset", "row", "metric", "mean", "low", "high", "seeds"]]
+    return table[["dataset", "row", "metric", "mean", "low", "high", "seeds", "encoders"]]
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def orderings(
         rows = [row for found, row in ranks if found == dataset]
         for claim in claims:
             for than in claim["than"]:
-                told = {"claim": claim["says"], "dataset": dataset, "printed": _printed(name, claim["better"], than)}
+                told = {"claim": claim["says"], "dataset": dataset, "printed": ""}
+                told["printed"] = published.agreement_in_words(name, claim["better"], than) if name else ""
                 pairs = _readings(_ours(claim["better"], rows, names), _ours(than, rows, names))
                 if not pairs:
                     lines.append({**told, "better": claim["better"], "than": than, "verdict": NOT_RUN})
@@ -151,6 +152,21 @@ def orderings(
         "claim better than dataset metric first second difference low high p detectable users seeds verdict printed"
     )
     return pd.DataFrame(lines, columns=columns.split())
+
+
+def against(ranks: Mapping[tuple[str, str], Ranks], base: str, metrics: Sequence[str]) -> pd.DataFrame:
+    """Return every other row held against one, as `orderings` does, the largest gain first: a specification curve."""
+    others = [row for row in dict.fromkeys(row for _, row in ranks) if row != base]
+    found = orderings(
+        ranks, [{"says": f"better than {base}", "better": row, "than": [base]} for row in others], metrics
+    )
+    gains = found[found["metric"] == metrics[0]].groupby("better")["difference"].mean()
+    return found.sort_values("better", key=lambda rows: -rows.map(gains), kind="stable", ignore_index=True)
+
+
+def named(claims: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return the rows that claims name."""
+    return {row for claim in claims for row in (claim["better"], *claim["than"])}
 
 
 def _ours(name: str, rows: Sequence[str], names: Mapping[str, str]) -> list[str]:
@@ -167,11 +183,6 @@ def _readings(first: list[str], second: list[str]) -> list[tuple[str, str]]:
     """Return the pairs to compare: where both sides of a claim have several readings, each with its own."""
     several = len(first) == len(second) > 1
     return list(zip(first, second, strict=True)) if several else list(product(first, second))
-
-
-def _printed(name: str, better: str, than: str) -> str:
-    won, cells, gain = published.agreement(name, better, than) if name else (0, 0, 0.0)
-    return f"{won} of {cells} cells, {gain:+.1%}" if cells else ""
 
 
 def in_words(found: pd.DataFrame) -> str:

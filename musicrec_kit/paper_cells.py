@@ -1,10 +1,12 @@
 """Which cells of a sweep a notebook shows: every seed that a grid has finished, and the seed that it is asked for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from musicrec_kit import sweep
+import pandas as pd
+
+from musicrec_kit import methods, sweep
 from musicrec_kit.params import Size
 
 
@@ -33,3 +35,13 @@ def shown(
     others = [cell for cell in cells if cell.seed != seed]
     lacking = sweep.missing(others, Path(runs_dir), data_root)
     return [cell for cell in cells if cell.seed == seed or cell not in lacking]
+
+
+def asked(cells: Sequence[sweep.Cell]) -> pd.DataFrame:
+    """Return one row per row of a sweep: row, method, what differs from the method's file, seeds."""
+    rows: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        differs = ", ".join(f"{key}={value}" for key, value in methods.leaves(cell.overrides))
+        row = {"row": cell.levels["row"], "method": cell.method, "differs": differs}
+        rows.setdefault(cell.levels["row"], {**row, "seeds": []})["seeds"].append(cell.seed)
+    return pd.DataFrame(list(rows.values()), columns=["row", "method", "differs", "seeds"])

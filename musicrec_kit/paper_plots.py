@@ -4,6 +4,7 @@ Error bars and bands are 95 % intervals over seeds, small points are single seed
 well as in colour, so that a figure survives a grey-scale printer.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ VERDICTS = {HOLDS: ("#0072B2", "o", True), FAILS: ("#D55E00", "s", True), UNTOLD
 
 
 def values_of(results: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return what a figure draws: dataset, row, panel, level, metric (as printed), seed, value, mean, low, high.
+    """Return what a figure draws: dataset, row, panel, level, metric (as printed), seed, value, mean, low, high,
+    encoders.
 
     `panel` and `level` are the two sides of a row's name `alpha=0.1`; a row without "=" is its own level.
     """
@@ -39,7 +41,7 @@ def values_of(results: pd.DataFrame, name: str) -> pd.DataFrame:
     bare = parts[1] == ""
     panel, level = parts[0].mask(bare, ""), parts[2].mask(bare, table["row"])
     table = table.assign(metric=table["metric"].map(printed), panel=panel, level=level)
-    return table[["dataset", "row", "panel", "level", "metric", "seed", "value", "mean", "low", "high"]]
+    return table[["dataset", "row", "panel", "level", "metric", "seed", "value", "mean", "low", "high", "encoders"]]
 
 
 def over_axes(values: pd.DataFrame, name: str) -> "Figure":
@@ -152,11 +154,12 @@ def over_rows(values: pd.DataFrame, name: str) -> "Figure":
 # --- orderings --------------------------------------------------------------------------------------------------------
 
 
-def differences(found: pd.DataFrame) -> "Figure":
+def differences(found: pd.DataFrame, labels: Sequence[str] = tuple(VERDICTS)) -> "Figure":
     """Draw every paired difference with its interval; grey bars are what would be missed one time in five or more.
 
     Args:
-        found: of `orderings.orderings`; comparisons that were not run are left out.
+        found: of `orderings.orderings` or `against`; comparisons that were not run are left out.
+        labels: words for the three verdicts.
     """
     found = found[found["verdict"].isin(list(VERDICTS))]
     if found.empty:
@@ -178,7 +181,7 @@ def differences(found: pd.DataFrame) -> "Figure":
             axis.set(title=display_name(metric), xlabel="difference, 95 % interval over users and seeds")
         axes[0].set_yticks(range(len(pairs)), [f"{a} over {b}" + (f" ({d})" if several else "") for d, a, b in pairs])
         axes[0].set_ylim(len(pairs) - 0.4, -0.6)
-        _verdict_legend(figure)
+        _verdict_legend(figure, labels)
         return figure
 
 
@@ -189,13 +192,13 @@ def _difference(axis: "Axes", at: int, row: dict[Any, Any]) -> None:
     axis.plot(row["difference"], at, marker, color=colour, mfc=colour if filled else "white", markersize=6)
 
 
-def _verdict_legend(figure: "Figure") -> None:
+def _verdict_legend(figure: "Figure", labels: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     handles: list[Any] = [
-        Line2D([], [], color=colour, marker=marker, mfc=colour if filled else "white", label=verdict)
-        for verdict, (colour, marker, filled) in VERDICTS.items()
+        Line2D([], [], color=colour, marker=marker, mfc=colour if filled else "white", label=label)
+        for label, (colour, marker, filled) in zip(labels, VERDICTS.values(), strict=True)
     ]
     handles.append(Patch(color="#e4e7e9", label="too small to be found"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))

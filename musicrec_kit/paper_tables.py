@@ -30,7 +30,8 @@ class PaperTable:
     Attributes:
         name: of the published table, such as "musicrec_table3".
         main: the paper's own row among ours, "" where it was not run.
-        cells: dataset, row, metric (as the paper prints it), mean, low, high, seeds, mark ("best", "second" or "").
+        cells: dataset, row, metric (as the paper prints it), mean, low, high, seeds, encoders, mark ("best", "second"
+            or "").
         improvement: dataset, metric, percent of `main` over the best other row, p, difference, its interval over users
             and seeds, detectable; empty where there is nothing to compare.
     """
@@ -87,7 +88,8 @@ class PaperTable:
                 f" Imp.: {self.main} over the best other row; * p < .05, paired t-test over users. Differences below "
                 f"{least} to {most} (by column) would be missed one time in five or more."
             )
-        return note
+        made = dict.fromkeys(part for told in self.cells["encoders"] for part in told.split(", ") if part != "none")
+        return note + (f" Encoders: {'; '.join(made)}." if made else "")
 
     def to_html(self) -> str:
         """Return the table as HTML."""

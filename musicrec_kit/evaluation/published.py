@@ -158,3 +158,9 @@ def agreement(name: str, better: str, than: str) -> tuple[int, int, float]:
         return 0, 0, float("nan")
     first, second = (tidy.loc[tidy["method"] == row, "value"].to_numpy(dtype=float) for row in (better, than))
     return int((first > second).sum()), len(first), float((first / second - 1).mean())
+
+
+def agreement_in_words(name: str, better: str, than: str) -> str:
+    """Return how a printed table orders two rows, such as "6 of 9 cells, -0.3% on average"; "" where it lacks one."""
+    won, cells, gain = agreement(name, better, than)
+    return f"{won} of {cells} cells, {gain:+.1%} on average" if cells else ""
