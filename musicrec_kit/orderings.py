@@ -204,8 +204,12 @@ def in_words(found: pd.DataFrame) -> str:
 
 def _pairs(rows: pd.DataFrame) -> str:
     """Return "A over B, C; D over E"."""
-    named = rows.groupby("better", sort=False)["than"].agg(lambda column: ", ".join(dict.fromkeys(column)))
-    return "; ".join(f"{better} over {than}" for better, than in named.items())
+    named = rows.groupby("better", sort=False)["than"].agg(lambda column: ", ".join(map(_quoted, dict.fromkeys(column))))
+    return "; ".join(f"{_quoted(str(better))} over {than}" for better, than in named.items())
+
+
+def _quoted(row: str) -> str:
+    return f"‘{row}’" if "," in row else row
 
 
 def verdict_table(found: pd.DataFrame) -> pd.DataFrame:

@@ -23,7 +23,7 @@ SURE = 0.05  # the papers' level of significance
 # --- tables in the papers' layout -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PaperTable:
     """One table in the paper's layout.
 
@@ -119,6 +119,8 @@ class PaperTable:
         body = self.grid(lambda n, mark: marks[mark].format(n), lambda n: f" ±{n}")
         heads = ["", *(f"{d} {m}" for d, metrics in self.heads().items() for m in metrics)]
         return pd.DataFrame(body, columns=heads).to_string(index=False) + "\n" + self.note()
+
+    __repr__ = to_text
 
     def to_latex(self) -> str:
         """Return the table as LaTeX (booktabs)."""

@@ -77,7 +77,11 @@ def same_data(name: str, manifest: Mapping[str, Any]) -> tuple[str | None, str]:
     named = {dataset.lower(): dataset for dataset in datasets}
     ours = str(manifest.get("name", "these data"))
     if (paper := named.get(ours.lower())) is not None:
-        differ = [f"{c} {here[c]:,} here, {n:,} there" for c, n in datasets[paper].items() if here[c] != n]
+        differ = [
+            f"{count} {'not counted' if here[count] is None else f'{here[count]:,}'} here, {value:,} there"
+            for count, value in datasets[paper].items()
+            if here[count] != value
+        ]
         return None, f"{ours} is not the paper's {paper} ({'; '.join(differ)}): kept apart, no number is compared."
     known = ", ".join(datasets) or "none"
     return None, f"{ours} ({_words(here)}) is no data set of the paper ({known}): kept apart, no number is compared."
