@@ -142,7 +142,7 @@ def orderings(
                 told["printed"] = published.agreement_in_words(name, claim["better"], than) if name else ""
                 pairs = _readings(_ours(claim["better"], rows, names), _ours(than, rows, names))
                 if not pairs:
-                    lines.append({**told, "better": claim["better"], "than": than, "verdict": NOT_RUN})
+                    lines.append({**told, "better": claim["better"], "than": than, "metric": "", "verdict": NOT_RUN})
                 for (a, b), metric in ((pair, metric) for pair in pairs for metric in metrics):
                     result = compared(ranks[dataset, a], ranks[dataset, b], metric)
                     told |= {"better": a, "than": b, "metric": metric, "verdict": verdict(result)}
@@ -196,7 +196,7 @@ def in_words(found: pd.DataFrame) -> str:
     for claim, rows in found.groupby("claim", sort=False):
         parts = [
             f"{display_name(str(metric)) + ': ' if metric else ''}**{kind}** for {_pairs(of_kind)}"
-            for (metric, kind), of_kind in rows.fillna({"metric": ""}).groupby(["metric", "verdict"])
+            for (metric, kind), of_kind in rows.groupby(["metric", "verdict"])
         ]
         lines.append(f"- “{claim}”. " + "; ".join(parts) + ".")
     return "\n".join(lines)
@@ -204,7 +204,9 @@ def in_words(found: pd.DataFrame) -> str:
 
 def _pairs(rows: pd.DataFrame) -> str:
     """Return "A over B, C; D over E"."""
-    named = rows.groupby("better", sort=False)["than"].agg(lambda column: ", ".join(map(_quoted, dict.fromkeys(column))))
+    named = rows.groupby("better", sort=False)["than"].agg(
+        lambda column: ", ".join(map(_quoted, dict.fromkeys(column)))
+    )
     return "; ".join(f"{_quoted(str(better))} over {than}" for better, than in named.items())
 
 

@@ -1,4 +1,4 @@
-"""The papers' tables: as printed, impossible cells found anew, and joined with ours only where the data are the same."""
+"""The papers' tables: as printed, impossible cells found anew, joined with ours only where data are the same."""
 
 import itertools
 
