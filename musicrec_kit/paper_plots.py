@@ -175,10 +175,15 @@ def differences(found: pd.DataFrame, labels: Sequence[str] = tuple(VERDICTS)) ->
                 at = pairs.index((row["dataset"], row["better"], row["than"]))
                 _difference(axis, at, row)
             axis.axvline(0, color="black", linewidth=0.8)
-            axis.use_sticky_edges = False
+            own = found[found["metric"] == metric]
+            reach = [own["low"].min(), own["high"].max(), -own["detectable"].max(), own["detectable"].max()]
+            edge = 0.04 * (max(reach) - min(reach)) or 1.0
+            axis.set_xlim(min(reach) - edge, max(reach) + edge)
+            axis.locator_params(axis="x", nbins=5)
             axis.grid(axis="x")
             axis.grid(axis="y", visible=False)
-            axis.set(title=display_name(metric), xlabel="difference, 95 % interval over users and seeds")
+            axis.set_title(display_name(metric))
+        figure.supxlabel("difference with its 95 % interval over users and seeds", fontsize=9)
         axes[0].set_yticks(range(len(pairs)), [f"{a} over {b}" + (f" ({d})" if several else "") for d, a, b in pairs])
         axes[0].set_ylim(len(pairs) - 0.4, -0.6)
         _verdict_legend(figure, labels)
@@ -256,14 +261,17 @@ def _drawn(
 ) -> "Figure":
     import textwrap
 
-    size, line, gap = 9.0, 0.25, 0.3
+    size, line, gap, narrowest = 9.0, 0.25, 0.3, 5.0
     first = max(_width(row[0], size) for row in cells) + gap
     parts = [[head, *(row[1 + at][0] + "  " + row[1 + at][2] for row in cells)] for at, head in enumerate(heads)]
     widths = [max(_width(text, size) for text in column) + gap for column in parts]
+    if note:  # a note needs some width to be read
+        wider = max(0.0, narrowest - first - sum(widths)) / len(widths)
+        widths = [width + wider for width in widths]
     total = first + sum(widths)
-    words = textwrap.wrap(note, max(40, int(total * 15)))
+    words = textwrap.wrap(note, int(total * 16))
     top, depth = (2 if panels else 1) * line, len(cells) * line
-    height = top + depth + 0.3 + 0.17 * len(words)
+    height = top + depth + 0.12 + 0.17 * len(words)
     with plots.theme():
         figure = plots._figure(total, height)
         axis = figure.add_axes((0, 0, 1, 1), xlim=(0, total), ylim=(height, 0))

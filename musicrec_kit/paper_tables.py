@@ -5,7 +5,7 @@ the paper's own row against the best other one over the same users.
 """
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,7 +214,18 @@ def axes_of(settings: Settings) -> dict[str, str]:
     }
 
 
-def axes_table(names: Sequence[str], dataset: str, size: Size, published_name: str = "musicrec_table1") -> pd.DataFrame:
+def axes_layout(axes: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of `axes_table` for printing: each method's row, and below it the printed one."""
+    heads = [str(name).removesuffix(" printed") for name in axes if str(name).endswith(" printed")]
+    rows: dict[str, list[str]] = {}
+    for line in axes.to_dict("records"):
+        rows[line["method"]] = [line[head] for head in heads]
+        if line["published row"]:
+            rows[f"   printed: {line['published row']}"] = [line[f"{head} printed"] for head in heads]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=heads)
+
+
+def axes_table(names: Iterable[str], dataset: str, size: Size, published_name: str = "musicrec_table1") -> pd.DataFrame:
     """Return MusicRec's Table 1 generated from methods' settings, the printed cells beside it.
 
     Columns: method, published row, and per column of the paper ours and `... printed`; differs: what differs, and why.

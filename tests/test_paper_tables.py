@@ -98,6 +98,10 @@ def test_table_1_comes_from_the_settings_and_agrees_with_the_printed_one() -> No
             assert made.loc[name, head] == made.loc[name, f"{head} printed"]
     assert made.loc["musicrec", ["IMM", "Fusion Type", "Collaborative", "GR"]].tolist() == ["✓", "combined", "✓", "✓"]
     assert made.loc["popularity", ["IMM", "GR", "IMM printed"]].tolist() == ["✗", "✗", ""]
+    rows = paper_tables.axes_layout(made.reset_index())
+    assert (
+        rows.loc["   printed: MusicRec"].tolist() == rows.loc["musicrec"].tolist() and len(rows) == 2 * len(names) + 3
+    )
     assert made.loc["mgr_ef", ["IMM", "Fusion Type"]].tolist() == ["✓", "combined"]
     assert made.loc["mgr_lf", ["IMM", "Fusion Type"]].tolist() == ["✓", "discrete"]
 
