@@ -179,11 +179,10 @@ def differences(found: pd.DataFrame, labels: Sequence[str] = tuple(VERDICTS)) ->
             reach = [own["low"].min(), own["high"].max(), -own["detectable"].max(), own["detectable"].max()]
             edge = 0.04 * (max(reach) - min(reach)) or 1.0
             axis.set_xlim(min(reach) - edge, max(reach) + edge)
-            axis.locator_params(axis="x", nbins=5)
+            axis.locator_params(axis="x", nbins=6)
             axis.grid(axis="x")
             axis.grid(axis="y", visible=False)
-            axis.set_title(display_name(metric))
-        figure.supxlabel("difference with its 95 % interval over users and seeds", fontsize=9)
+            axis.set(title=display_name(metric), xlabel="difference")
         axes[0].set_yticks(range(len(pairs)), [f"{a} over {b}" + (f" ({d})" if several else "") for d, a, b in pairs])
         axes[0].set_ylim(len(pairs) - 0.4, -0.6)
         _verdict_legend(figure, labels)
@@ -206,7 +205,8 @@ def _verdict_legend(figure: "Figure", labels: Sequence[str]) -> None:
         for label, (colour, marker, filled) in zip(labels, VERDICTS.values(), strict=True)
     ]
     handles.append(Patch(color="#e4e7e9", label="too small to be found"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    title = "with 95 % intervals over users and seeds"
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), title=title, title_fontsize=8)
 
 
 # --- tables as pictures -----------------------------------------------------------------------------------------------
