@@ -46,7 +46,7 @@ notebooks: $(READY)
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg -n 2 --dist loadscope notebooks
 
 worlds: $(READY)
-	$(BIN)/musicrec grid demo_worlds
+	$(BIN)/musicrec grid demo_worlds --figures figures
 
 keys: $(READY)
 	$(BIN)/python -c "from pathlib import Path; from musicrec_kit import params; Path('params/KEYS.md').write_text(params.keys_page())"

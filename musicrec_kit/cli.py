@@ -18,6 +18,7 @@ from musicrec_kit.params import Refused
 from musicrec_kit.pipeline import Job, StageFailed, pick_device
 
 REFUSED, FAILED, INTERRUPTED = 2, 3, 130
+SIZES = ("smoke", "small", "paper")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,20 +32,27 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--dry-run", action="store_true", help="print stages, parameters, time, memory and disk; build nothing"
     )
-    grid = commands.add_parser("grid", help="build every run of a sweep, one after the other, and write its table")
+    grid = commands.add_parser("grid", help="build every run of a sweep, in parallel, and print its table")
     grid.add_argument("sweep", metavar="SWEEP", help="a name in params/sweeps, or a path to such a YAML file")
     grid.add_argument("--dataset", action="append", help="in the place of the sweep's data sets; may be given again")
-    grid.add_argument("--size", choices=("smoke", "small", "paper"), help="in the place of the sweep's size")
+    grid.add_argument("--size", choices=SIZES, help="in the place of the sweep's size")
     grid.add_argument("--seeds", help="training seeds, comma separated, in the place of the sweep's")
     grid.add_argument("--data-root", help="folder that the data sets' relative paths start from")
-    grid.add_argument(
-        "--part", default="0/1", metavar="I/N", help="only every N-th cell from I on (default: %(default)s)"
-    )
-    grid.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    grid.add_argument("--jobs", type=int, help="runs at once (default: one per GPU, without GPUs one per core)")
+    grid.add_argument("--threads", type=int, help="CPU threads of each (default: cores divided by jobs)")
+    grid.add_argument("--executor", choices=("local", "slurm"), default="local", help="default: %(default)s")
+    grid.add_argument("--notebooks", action="store_true", help="execute the notebooks of every run, too")
+    grid.add_argument("--figures", metavar="DIR", help="write the tables to DIR/<sweep>.csv")
     grid.add_argument("--dry-run", action="store_true", help="list the cells and their state; build nothing")
+    job = commands.add_parser("job")  # what a grid's engine calls: no help, no name in the list of commands
+    job.add_argument("folder", type=Path)
+    job.add_argument("task")
     listing = commands.add_parser("list", help="list the finished runs")
     results = commands.add_parser("results", help="print the metrics of the finished runs")
-    results.add_argument("--dataset", help="only this data set")
+    results.add_argument("--sweep", help="only the finished runs of this sweep, with its axes")
+    for name in ("dataset", "method", "list"):
+        results.add_argument(f"--{name}", action="append", help=f"only this {name}; may be given again")
+    results.add_argument("--size", choices=SIZES, help="only this size")
     results.add_argument("--metric", default="hr@10,ndcg@10", help="metrics, comma separated (default: %(default)s)")
     compare = commands.add_parser("compare", help="compare two runs: the settings that differ, and a paired test")
     compare.add_argument("run", nargs=2, metavar="RUN", help="run folder, or its name as `musicrec list` prints it")
@@ -66,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_job(command: argparse.ArgumentParser, method: str = "musicrec") -> None:
     command.add_argument("dataset", metavar="DATASET", help="a name in params/datasets, or a path to such a YAML file")
     command.add_argument("--method", default=method, help="a name in params/methods, or a path (default: %(default)s)")
-    command.add_argument("--size", choices=("smoke", "small", "paper"), default="small", help="default: %(default)s")
+    command.add_argument("--size", choices=SIZES, default="small", help="default: %(default)s")
     command.add_argument("--seed", type=int, default=0, help="seed of training (default: %(default)s)")
     command.add_argument("--runs", default="runs", help="folder of runs (default: %(default)s)")
     command.add_argument("--data-root", help="folder that the data set's relative paths start from")
@@ -139,16 +147,20 @@ def run(options: argparse.Namespace) -> int:
     _ = job.keys  # a missing file is refused before anything is built
     if options.until is not None and options.until not in job.stages:
         raise Refused(f"--until {options.until}: method {job.method} has the stages {', '.join(job.stages)}")
-    if not options.no_notebooks:
-        _run_notebooks(job, options.until)
-    metrics = job.build(options.until)
+    return _carry_out(job, options.until, not options.no_notebooks, start)
+
+
+def _carry_out(job: Job, until: str | None, with_notebooks: bool, start: float) -> int:
+    if with_notebooks:
+        _run_notebooks(job, until)
+    metrics = job.build(until)
     if metrics is None:
         return 0
     from musicrec_kit import tables
 
     print(tables.show(tables.run_table(job.run_folder)))
     print(f"\nrun folder: {os.path.relpath(job.run_folder)}")
-    if not options.no_notebooks:
+    if with_notebooks:
         print(f"notebooks:  {os.path.relpath(job.run_folder / 'notebooks')} (executed; open them with: jupyter lab)")
     main_list = metrics["main_list"]
     keys = [f"test/{main_list}/{metric}" for metric in ("hr@10", "ndcg@10")]
@@ -177,34 +189,51 @@ def _run_notebooks(job: Job, until: str | None) -> None:
 
 
 def grid(options: argparse.Namespace) -> int:
-    """`musicrec grid`: every cell of a sweep in turn; its tables are written to figures/<sweep>*.csv."""
+    """`musicrec grid`: every cell of a sweep, in parallel; prints its table and what failed."""
+    from musicrec_kit import grid as engine
     from musicrec_kit import sweep, tables
 
-    _set_threads(options.threads)
     raw = sweep.read(options.sweep)
-    given = {"datasets": options.dataset, "size": options.size}
-    given["seeds"] = [int(seed) for seed in options.seeds.split(",")] if options.seeds else None
-    chosen = {**raw, **{key: value for key, value in given.items() if value}}
-    first, every = (int(part) for part in options.part.split("/"))
-    cells = list(sweep.cells(chosen))[first::every]
+    seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else None
+    asked = sweep.chosen(raw, datasets=options.dataset, size=options.size, seeds=seeds)
+    todo, folder, root = list(sweep.cells(asked)), _runs_dir(options.runs), options.data_root
+    how = engine.Options(folder, root, options.jobs, options.threads, options.executor, options.notebooks)
     if options.dry_run:
-        print(tables.show(sweep.states(cells, _runs_dir(options.runs), options.data_root)))
+        table, tasks = engine.states(todo, how)
+        print(tables.show(table))
+        shared = [task.name for task in tasks if task.stage]
+        print(f"{len(tasks) - len(shared)} runs to do, and {len(shared)} stages that several of them share", *shared)
         return 0
-    results, failed = sweep.run(cells, _runs_dir(options.runs), options.data_root)
-    made = {"": sweep.wide(results)}
-    print(tables.show(sweep.summary(results, list(chosen.get("axes") or {}))))
-    if chosen.get("contrast"):
-        made["_differences"] = sweep.contrasts(cells, chosen["contrast"], _runs_dir(options.runs))
+    cells = engine.run(Path(options.sweep).stem, todo, how)
+    runs.results_table(folder)
+    found = sweep.results(todo, folder, root)
+    made = {"": sweep.with_ceilings(sweep.wide(found), folder)}
+    print(tables.show(sweep.summary(found, list(asked.get("axes") or {}))))
+    if asked.get("contrast"):
+        made["_differences"] = sweep.contrasts(todo, asked["contrast"], folder, root)
         print(tables.show(made["_differences"]))
-    for end, table in made.items():
-        if every > 1:
-            continue  # a part's table would be taken for the whole
-        path = methods.home() / "figures" / f"{Path(options.sweep).stem}{end}.csv"
+    for end, table in made.items() if options.figures else ():
+        path = methods.home() / options.figures / f"{Path(options.sweep).stem}{end}.csv"
         runs.write_text(path, table.to_csv(index=False, float_format="%.6f"))
         print(f"table: {os.path.relpath(path)}")
-    for name, why in failed.items():
-        print(f"failed: {name}: {why}", file=sys.stderr)
-    return FAILED if failed else 0
+    failed = cells[cells["state"] != "done"]
+    for cell in failed.to_dict("records"):
+        where = os.path.relpath(folder / cell["log"])
+        print(f"{cell['state']}: {cell['run']}: {cell['error']} (log: {where})", file=sys.stderr)
+    return FAILED if len(failed) else 0
+
+
+def job(options: argparse.Namespace) -> int:
+    """`musicrec job`: one task of a grid, called by its engine."""
+    from musicrec_kit import grid_tasks
+
+    start = time.perf_counter()
+    with grid_tasks.recorded(options.folder, options.task) as task:
+        made = Job(**task["request"])
+        if task["stage"]:
+            made.make(task["stage"])
+            return 0
+        return _carry_out(made, None, task["notebooks"], start)
 
 
 def find_run(name: str, folder: str) -> runs.Run:
@@ -237,10 +266,23 @@ def results(options: argparse.Namespace) -> int:
     """`musicrec results`: one row per run and list."""
     from musicrec_kit import tables
 
-    table = runs.results_table(_runs_dir(options.runs))
-    if options.dataset:
-        table = table[table.dataset == options.dataset]
-    print(tables.show(tables.results_wide(table, [f"test/{m}" for m in options.metric.split(",")])))
+    folder, metrics = _runs_dir(options.runs), options.metric.split(",")
+    axes: list[str] = []
+    table = runs.results_table(folder)
+    if options.sweep:
+        from musicrec_kit import sweep
+
+        raw = sweep.chosen(sweep.read(options.sweep), datasets=options.dataset, size=options.size)
+        table = sweep.results(list(sweep.cells(raw)), folder)
+        axes = list(raw.get("axes") or {})
+    else:
+        metrics = [f"test/{metric}" for metric in metrics]
+    for name in ("dataset", "method", "list"):
+        if getattr(options, name):
+            table = table[table[name].isin(getattr(options, name))]
+    if options.size:
+        table = table[table["size"] == options.size]
+    print(tables.show(tables.results_wide(table, metrics, axes)))
     return 0
 
 
@@ -290,6 +332,7 @@ def clean(options: argparse.Namespace) -> int:
 COMMANDS = {
     "run": run,
     "grid": grid,
+    "job": job,
     "list": show_list,
     "results": results,
     "compare": compare,

@@ -50,6 +50,22 @@ def parameters(job: Job) -> dict[str, Any]:
     }
 
 
+def code_hash(path: Path) -> str:
+    """Return a hash of what a notebook's code cells say: outputs saved in JupyterLab, prose and ids do not count."""
+    cells = runs.read_json(path)["cells"]
+    return runs.key_of(["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"])
+
+
+def is_executed(name: str, job: Job) -> bool:
+    """Say whether a notebook was executed to its end, as it is now, with the job's stages as they are now."""
+    record = job.run_folder / "notebooks" / f"{name}.json"
+    return record.is_file() and record.with_suffix(".ipynb").is_file() and runs.read_json(record) == _now(name, job)
+
+
+def _now(name: str, job: Job) -> dict[str, Any]:
+    return {"code": code_hash(folder() / f"{name}.ipynb"), "keys": job.keys}
+
+
 def execute(name: str, job: Job) -> Path:
     """Execute one notebook with the job's parameters, unless that is done, and return the executed copy's path.
 
@@ -67,8 +83,8 @@ def execute(name: str, job: Job) -> Path:
             f"notebook {name} has no parameter {', '.join(sorted(unknown))}; its parameters cell has {sorted(takes)}"
         )
     target = job.run_folder / "notebooks" / f"{name}.ipynb"
-    record, done = target.with_suffix(".json"), {"source": runs.sha256_file(source), "keys": job.keys}
-    if target.is_file() and record.is_file() and runs.read_json(record) == done:
+    done = _now(name, job)  # of the notebook that is executed, if it is edited meanwhile
+    if is_executed(name, job):
         log.info("%s: executed before, nothing changed", name)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +93,7 @@ def execute(name: str, job: Job) -> Path:
         str(source), str(part), parameters=values, kernel_name="python3", progress_bar=False, cwd=str(Path.cwd())
     )
     part.replace(target)
-    runs.write_json(record, done)  # last: only a notebook that ran to its end is not run again
+    runs.write_json(target.with_suffix(".json"), done)  # last: only a notebook that ran to its end is not run again
     return target
 
 

@@ -101,20 +101,22 @@ class Job(Plan):
 
         Where a modality is a fusion, those that it is made of are there, too.
         """
+        return {modality: self._features_of(modality) for modality in self._used_features()}
+
+    def _features_of(self, modality: str) -> "Features":
         from musicrec_kit import features
 
-        found: dict[str, Features] = {}
-        for modality, params in self._used_features().items():
+        params = self._used_features()[modality]
 
-            def build(folder: Path, modality: str = modality, params: Any = params) -> None:
-                if params.encoder == "fusion":
-                    made = features.early_fusion({part: found[part] for part in params.of}, modality, params.weights)
-                else:
-                    made = features.extract(self.dataset, modality, params, folder, self.torch_device, self.root)
-                made.save(folder)
+        def build(folder: Path) -> None:
+            if params.encoder == "fusion":
+                parts = {part: self._features_of(part) for part in params.of}
+                made = features.early_fusion(parts, modality, params.weights)
+            else:
+                made = features.extract(self.dataset, modality, params, folder, self.torch_device, self.root)
+            made.save(folder)
 
-            found[modality] = features.Features.load(self._build(f"features.{modality}", build), modality)
-        return found
+        return features.Features.load(self._build(f"features.{modality}", build), modality)
 
     @cached_property
     def item_vectors(self) -> "ItemVectors | None":
@@ -265,15 +267,12 @@ class Job(Plan):
         folder = self.run_folder
         _ = self.rankings
         stages = {stage: self.keys[stage] for stage in self.keyed_stages()}
+        if (folder / "stages.json").is_file() and runs.read_json(folder / "stages.json") != stages:
+            (folder / "metrics.json").unlink(missing_ok=True)  # of other stages: never beside the keys of these
         runs.write_text(folder / "settings.yaml", self.settings_yaml())
         runs.write_json(folder / "versions.json", runs.versions())
         runs.write_json(folder / "stages.json", stages)
-        seconds = {
-            stage: runs.read_json(
-                runs.stage_folder(self.runs_dir, self.dataset_name, stage.split(".")[0], key) / "stage.json"
-            )["seconds"]
-            for stage, key in stages.items()
-        }
+        seconds = {stage: runs.read_json(self.stage_folder(stage) / "stage.json")["seconds"] for stage in stages}
         runs.write_json(folder / "timings.json", {**seconds, "total": round(sum(seconds.values()), 3)})
         for name, source in (("rankings.parquet", self.results["rank"].folder), ("per_user.parquet", evaluated)):
             with runs.atomic(folder / name) as part:
@@ -282,13 +281,12 @@ class Job(Plan):
         runs.write_json(folder / "metrics.json", metrics)
         return metrics
 
-    def build(self, until: str | None = None) -> dict[str, Any] | None:
-        """Build every stage up to and including `until` (None: all), and return the metrics when they are there."""
-        if until is not None and until not in self.stages:
-            raise Refused(f"--until {until}: method {self.method} has the stages {', '.join(self.stages)}")
+    def make(self, stage: str) -> None:
+        """Build one stage (`features.text`: of one modality) and what it reads, and nothing else."""
+        kind, _, modality = stage.partition(".")
         makers: dict[str, Callable[[], Any]] = {
             "data": lambda: self.dataset,
-            "features": lambda: self.features,
+            "features": lambda: self._features_of(modality) if modality else self.features,
             "cf": lambda: self.item_vectors,
             "tokenizer": lambda: self.codes,
             "ids": lambda: self.ids,
@@ -296,9 +294,15 @@ class Job(Plan):
             "rank": lambda: self.rankings,
             "evaluate": lambda: self.metrics,
         }
+        makers[kind]()
+
+    def build(self, until: str | None = None) -> dict[str, Any] | None:
+        """Build every stage up to and including `until` (None: all), and return the metrics when they are there."""
+        if until is not None and until not in self.stages:
+            raise Refused(f"--until {until}: method {self.method} has the stages {', '.join(self.stages)}")
         for stage in self.stages:
             start = time.perf_counter()
-            makers[stage]()
+            self.make(stage)
             if stage in self.results and not self.results[stage].reused:
                 log.info("%s: %.1f s", stage, time.perf_counter() - start)
             if stage == until:

@@ -50,6 +50,8 @@ class Plan:
     data_root: str | Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"
+    # path of an input file -> its fingerprint; plans of the same files may share one, so that each is read once
+    fingerprints: dict[Path, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.runs_dir = methods.home() / self.runs_dir
@@ -132,7 +134,12 @@ class Plan:
 
     @cached_property
     def _hashes(self) -> dict[str, str]:
-        return {name: fingerprint_path(path) for name, path in self.files.items()}
+        hashes = {}
+        for name, file in self.named_files().items():
+            if (path := self.root / file) not in self.fingerprints:
+                self.fingerprints[path] = fingerprint_path(self.files[name])
+            hashes[name] = self.fingerprints[path]
+        return hashes
 
     def _identity(self, stage: str) -> dict[str, Any]:
         settings, inputs = self._own(stage)
@@ -146,7 +153,7 @@ class Plan:
         """
         s, seed = self.settings, {"seed": self.seed}
         kind, _, modality = stage.partition(".")
-        inputs = {name: self._key(name) for name in self._reads(kind, modality)}
+        inputs = {name: self._key(name) for name in self.reads(stage)}
         if kind == "data":
             drop = {*PATH_FIELDS, "history", "expected"} | ({"demo"} if s.data.source != "demo" else set())
             own = {"name": self.dataset_name, **_told(s.data, exclude=drop)}
@@ -179,7 +186,9 @@ class Plan:
             own = {"main_list": self.main_list}
         return own, inputs
 
-    def _reads(self, kind: str, modality: str) -> list[str]:
+    def reads(self, stage: str) -> list[str]:
+        """Return the stages that a stage reads itself, as they are keyed."""
+        kind, _, modality = stage.partition(".")
         used = self._used_features()
         features = [f"features.{m}" for m in self.settings.modalities if m in used]
         fused = used[modality].of if modality and used[modality].encoder == "fusion" else ()
@@ -194,6 +203,23 @@ class Plan:
             "evaluate": ["data", "rank"],
         }
         return reads[kind]
+
+    def upstream(self, stage: str) -> list[str]:
+        """Return a stage and all that it reads, directly or not, as they are keyed and in order."""
+        wanted, found = [stage], {stage}
+        while wanted:
+            reads = set(self.reads(wanted.pop())) - found
+            found |= reads
+            wanted += reads
+        return [each for each in self.keyed_stages() if each in found]
+
+    def is_built(self, stage: str) -> bool:
+        """Say whether a stage's result is there, complete."""
+        return (self.stage_folder(stage) / "stage.json").is_file()
+
+    def stage_folder(self, stage: str) -> Path:
+        """Return the folder of a stage's result, `stage` as it is keyed."""
+        return runs.stage_folder(self.runs_dir, self.dataset_name, stage.split(".")[0], self.keys[stage])
 
     def _key(self, stage: str) -> str:
         return runs.key_of(self._identity(stage))
@@ -228,7 +254,7 @@ class Plan:
         """Return one row per stage: its key, its folder, and whether it is complete."""
         rows = []
         for stage, key in self.keys.items():
-            folder = runs.stage_folder(self.runs_dir, self.dataset_name, stage.split(".")[0], key)
-            state = "done" if (folder / "stage.json").is_file() else "to do"
-            rows.append({"stage": stage, "key": key, "state": state, "folder": os.path.relpath(folder, self.runs_dir)})
+            state = "done" if self.is_built(stage) else "to do"
+            folder = os.path.relpath(self.stage_folder(stage), self.runs_dir)
+            rows.append({"stage": stage, "key": key, "state": state, "folder": folder})
         return pd.DataFrame(rows)

@@ -292,24 +292,29 @@ def list_runs(runs: Path) -> list[Run]:
     return sorted((load_run(f.parent) for f in runs.glob("*/runs/*/*/seed*/metrics.json")), key=lambda run: run.name)
 
 
-def results_table(runs: Path) -> pd.DataFrame:
-    """Return the contract's results table of all finished runs: one row per run, list and metric."""
+RESULTS_COLUMNS = ("dataset", "fingerprint", "method", "variant", "size", "seed", "list", "metric", "value", "run")
+
+
+def results_rows(run: Run) -> list[dict[str, Any]]:
+    """Return a run's rows of the results table; `run` is its folder seen from the folder of runs."""
+    metrics, names = run.metrics, ("dataset", "method", "variant", "size", "seed")
+    common = {name: getattr(run, name) for name in names} | {"fingerprint": metrics["fingerprint"]}
+    common["run"] = run.folder.relative_to(run.folder.parents[4]).as_posix()
     rows = []
-    for run in list_runs(runs):
-        metrics = run.metrics
-        common = {
-            "dataset": run.dataset,
-            "fingerprint": metrics["fingerprint"],
-            "method": run.method,
-            "variant": run.variant,
-            "size": run.size,
-            "seed": run.seed,
-        }
-        for name, value in metrics.items():
-            if name.count("/") >= 2 and isinstance(value, int | float):
-                split, list_name, metric = name.split("/", 2)
-                rows.append(
-                    {**common, "list": list_name, "metric": f"{split}/{metric}", "value": value, "run": run.name}
-                )
-    columns = ["dataset", "fingerprint", "method", "variant", "size", "seed", "list", "metric", "value", "run"]
-    return pd.DataFrame(rows, columns=columns)
+    for name, value in metrics.items():
+        if name.count("/") >= 2 and isinstance(value, int | float):
+            split, list_name, metric = name.split("/", 2)
+            row = {**common, "list": list_name, "metric": f"{split}/{metric}", "value": value}
+            rows.append({column: row[column] for column in RESULTS_COLUMNS})
+    return rows
+
+
+def results_table(runs: Path) -> pd.DataFrame:
+    """Return the contract's results table: one row per finished run, list and metric (`test/hr@10`).
+
+    The same is written to `<runs>/results.parquet`, if there is a run.
+    """
+    table = pd.DataFrame([row for run in list_runs(runs) for row in results_rows(run)], columns=list(RESULTS_COLUMNS))
+    if len(table):
+        write_table(runs / "results.parquet", table)
+    return table

@@ -1,12 +1,12 @@
-"""Sweeps: a YAML file names axes of settings; every cell is a run, made one after the other and found again when done.
+"""Sweeps: a YAML file names axes of settings; every cell is a run, found again when it is done.
 
-Data in: `params/sweeps/<name>.yaml`. Data out: finished runs, one table with a row per cell and list, and where the
-sweep names a `contrast`, one of paired differences.
+Data in: `params/sweeps/<name>.yaml` and finished runs. Data out: cells, one table with a row per cell, list and metric,
+and where the sweep names a `contrast`, one of paired differences. `grid.py` builds the runs; a few, `ensure` does.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pandas as pd
 
 from musicrec_kit import methods, runs, tables
 from musicrec_kit.params import Refused, Size, merge
-from musicrec_kit.pipeline import Job, StageFailed
+from musicrec_kit.pipeline import Job
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,12 @@ class Cell:
 
     def job(self, runs_dir: Path, data_root: str | None = None) -> Job:
         """Return the cell's job."""
-        return Job(self.dataset, self.method, self.size, self.seed, runs_dir, data_root, self.overrides)
+        return Job(**self.request(runs_dir, data_root))
+
+    def request(self, runs_dir: Path, data_root: str | None = None) -> dict[str, Any]:
+        """Return what the cell asks for, by the names of `Job`."""
+        asked = {"dataset_ref": self.dataset, "method": self.method, "size": self.size, "seed": self.seed}
+        return {**asked, "runs_dir": runs_dir, "data_root": data_root, "overrides": self.overrides}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -98,12 +103,12 @@ def cells(sweep: Mapping[str, Any]) -> Iterator[Cell]:
     axes = levels_of_axes(sweep)
     for dataset in sweep["datasets"]:
         common = _common(sweep, dataset)
-        for chosen in product(*(axis.items() for axis in axes.values())):
-            levels = {axis: level for axis, (level, _) in zip(axes, chosen, strict=True)}
+        for place in product(*(axis.items() for axis in axes.values())):
+            levels = {axis: level for axis, (level, _) in zip(axes, place, strict=True)}
             if any(all(levels[a] in _as_list(v) for a, v in skip.items()) for skip in sweep.get("skip") or []):
                 continue
             values = common
-            for _, settings in chosen:
+            for _, settings in place:
                 values = merge(values, settings)
             values = dict(values)
             method = values.pop("method", "musicrec")
@@ -115,70 +120,115 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def states(todo: list[Cell], runs_dir: Path, data_root: str | None = None) -> pd.DataFrame:
-    """Return one row per cell: its levels, method, seed, and whether its run is done."""
-    rows = []
-    for cell in todo:
-        job = cell.job(runs_dir, data_root)
-        done = (job.run_folder / "metrics.json").is_file()
-        rows.append({**cell.levels, "method": cell.method, "seed": cell.seed, "state": "done" if done else "to do"})
-    return pd.DataFrame(rows)
+def chosen(sweep: Mapping[str, Any], **given: Any) -> dict[str, Any]:
+    """Return a sweep with `datasets`, `size` or `seeds` in the place of its own, where they are given."""
+    return {**sweep, **{key: value for key, value in given.items() if value}}
 
 
-def run(todo: list[Cell], runs_dir: Path, data_root: str | None = None) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Run every cell in turn; return the table, and cell -> reason for those that failed (the others go on).
+def jobs(todo: Sequence[Cell], runs_dir: Path, data_root: str | None = None) -> list[Job]:
+    """Return the job of every cell; an input file that several read is fingerprinted once."""
+    fingerprints: dict[Path, str] = {}
+    return [Job(**cell.request(runs_dir, data_root), fingerprints=fingerprints) for cell in todo]
 
-    Columns: the axes, dataset, method, seed, fingerprint, main_list, list, metric, value, and `ceiling` (HR@10 of the
-    best predictor that sees everything) where the data set knows it.
+
+def is_done(job: Job) -> bool:
+    """Say whether a job's run is there and consists of the stages that the job has now.
+
+    Where the data's files are not on this machine, they are taken to be what the run's own stages have read.
+    """
+    folder = job.run_folder
+    if not (folder / "metrics.json").is_file() or not (folder / "stages.json").is_file():
+        return False
+    stages = runs.read_json(folder / "stages.json")
+    try:
+        return stages == job.keys
+    except Refused:
+        return stages == replace(job, fingerprints=_recorded_fingerprints(job)).keys
+
+
+def _recorded_fingerprints(job: Job) -> dict[Path, str]:
+    run = runs.load_run(job.run_folder)
+    recorded: dict[str, str] = {}
+    for stage in run.stages:
+        if (record := run.stage(stage) / "stage.json").is_file():
+            recorded |= runs.read_json(record)["inputs"]
+    return {job.root / file: recorded[name] for name, file in job.named_files().items() if name in recorded}
+
+
+def missing(todo: Sequence[Cell], runs_dir: Path, data_root: str | None = None) -> list[Cell]:
+    """Return the cells whose run is not there, or not as the settings are now."""
+    return [cell for cell, job in zip(todo, jobs(todo, runs_dir, data_root), strict=True) if not is_done(job)]
+
+
+def finished(todo: Sequence[Cell], runs_dir: Path, data_root: str | None = None) -> list[tuple[Cell, runs.Run]]:
+    """Return the cells whose run is done, each with its run."""
+    found = zip(todo, jobs(todo, runs_dir, data_root), strict=True)
+    return [(cell, runs.load_run(job.run_folder)) for cell, job in found if is_done(job)]
+
+
+def results(todo: Sequence[Cell], runs_dir: Path, data_root: str | None = None) -> pd.DataFrame:
+    """Return one row per finished cell, list and metric (`hr@10`, `hr@10/no_history`) of the test split.
+
+    Columns: those of results.parquet (`run` is the run's folder, seen from `runs_dir`), `main_list`, `encoders`, and
+    the cell's level on every axis of the sweep.
     """
     rows: list[dict[str, Any]] = []
-    failed: dict[str, str] = {}
-    for number, cell in enumerate(todo, 1):
-        job = cell.job(runs_dir, data_root)
-        log.info("cell %d of %d: %s %s seed %d", number, len(todo), cell.method, cell.levels, cell.seed)
-        try:
-            metrics = job.metrics
-        except StageFailed as error:
-            log.error("cell %d failed: %s", number, error)
-            failed[f"{cell.method} {cell.levels} seed {cell.seed}"] = str(error)
-            continue
-        common = {**cell.levels, "dataset": job.dataset_name, "method": cell.method, "seed": cell.seed}
-        common |= {"fingerprint": metrics["fingerprint"][:12], "main_list": metrics["main_list"]}
-        ceilings = (job.dataset.manifest.get("about") or {}).get("ceilings")
-        common |= {"ceiling": ceilings["both"]["hr@10"]} if ceilings else {}
-        rows += [
-            {**common, "list": key.split("/", 2)[1], "metric": key.split("/", 2)[2], "value": value}
-            for key, value in metrics.items()
-            if key.startswith("test/")
-        ]
-    return pd.DataFrame(rows), failed
+    for cell, run in finished(todo, runs_dir, data_root):
+        extra = {"main_list": run.metrics["main_list"], "encoders": tables.encoders(run), **cell.levels}
+        for row in runs.results_rows(run):
+            split, _, metric = row["metric"].partition("/")
+            if split == "test":
+                rows.append({**row, "metric": metric, **extra})
+    axes = [axis for cell in todo for axis in cell.levels]
+    return pd.DataFrame(rows, columns=list(dict.fromkeys([*runs.RESULTS_COLUMNS, "main_list", "encoders", *axes])))
 
 
-def summary(results: pd.DataFrame, axes: list[str], metric: str = "hr@10/no_history") -> pd.DataFrame:
-    """Return the mean and the range of a metric of the lists of record, over seeds.
+def ensure(todo: Sequence[Cell], runs_dir: Path, data_root: str | None = None) -> pd.DataFrame:
+    """Build the runs that are missing in turn, in this process, and return `results` of all."""
+    lacking = missing(todo, runs_dir, data_root)
+    for number, cell in enumerate(lacking, 1):
+        log.info("run %d of %d: %s %s seed %d", number, len(lacking), cell.method, cell.levels, cell.seed)
+        _ = cell.job(runs_dir, data_root).metrics
+    return results(todo, runs_dir, data_root)
 
-    One row per combination of the axes; an axis whose name ends in "seed" is averaged over.
+
+def summary(found: pd.DataFrame, axes: Sequence[str], metrics: Sequence[str] = ("hr@10", "ndcg@10")) -> pd.DataFrame:
+    """Return mean, least and most of metrics of the lists of record over seeds, and the number of runs.
+
+    One row per data set and combination of the axes; an axis whose name ends in "seed" is averaged over.
     """
-    if results.empty:
-        return results
-    chosen = results[(results.metric == metric) & (results.list == results.main_list)]
-    kept = [axis for axis in axes if not axis.endswith("seed")]
-    grouped = chosen.groupby(kept, sort=False)["value"]
-    table = grouped.agg(["mean", "min", "max", "count"]).reset_index()
-    return table.rename(columns={"mean": f"mean {metric}", "count": "runs"})
+    kept = list(dict.fromkeys(["dataset", *(axis for axis in axes if not axis.endswith("seed"))]))
+    record = found[found["list"] == found["main_list"]]
+    made = []
+    for metric in metrics:
+        grouped = record[record["metric"] == metric].groupby(kept, sort=False)["value"]
+        names = {"mean": metric, "min": f"{metric} least", "max": f"{metric} most"}
+        made.append(grouped.agg(["mean", "min", "max"]).rename(columns=names))
+    return pd.concat([*made, grouped.size().rename("runs")], axis=1).reset_index()
 
 
-def wide(results: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of `run` with a row per cell and list and a column per metric, in the order of the runs."""
-    if results.empty:
-        return results
-    index = [column for column in results.columns if column not in ("metric", "value")]
-    table = results.pivot(index=index, columns="metric", values="value")
-    order = pd.MultiIndex.from_frame(results[index].drop_duplicates())
-    return table.loc[order, results["metric"].unique()].reset_index().rename_axis(None, axis=1)
+def wide(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of `results` with a row per cell and list and a column per metric, in the order of the runs."""
+    if found.empty:
+        return found
+    index = [column for column in found.columns if column not in ("metric", "value")]
+    table = found.pivot(index=index, columns="metric", values="value")
+    order = pd.MultiIndex.from_frame(found[index].drop_duplicates())
+    return table.loc[order, found["metric"].unique()].reset_index().rename_axis(None, axis=1)
 
 
-def contrasts(todo: list[Cell], contrast: Mapping[str, str], runs_dir: Path) -> pd.DataFrame:
+def with_ceilings(table: pd.DataFrame, runs_dir: Path) -> pd.DataFrame:
+    """Return the table with `ceiling`, HR@10 of the best predictor that sees everything, if the data sets know it."""
+    best: dict[str, float] = {}
+    for run in table["run"].unique() if len(table) else ():
+        found = tables.ceilings(tables.data_manifest(runs.load_run(runs_dir / run)))
+        best |= {run: found["both"]["hr@10"]} if found else {}
+    return table.assign(ceiling=table["run"].map(best)) if best else table
+
+
+def contrasts(
+    todo: Sequence[Cell], contrast: Mapping[str, str], runs_dir: Path, data_root: str | None = None
+) -> pd.DataFrame:
     """Return how one level of an axis differs from each other level, over the same users, from runs that are done.
 
     HR@10 of the lists of record on test, without the history. Users are paired inside a cell's data; cells that differ
@@ -195,14 +245,13 @@ def contrasts(todo: list[Cell], contrast: Mapping[str, str], runs_dir: Path) -> 
 
     ((axis, base),) = contrast.items()
     done: dict[Place, dict[str, runs.Run]] = {}
-    for cell in todo:
-        if ((folder := cell.job(runs_dir).run_folder) / "metrics.json").is_file():
-            done.setdefault(cell.name_without(axis), {})[cell.levels[axis]] = runs.load_run(folder)
+    for cell, run in finished(todo, runs_dir, data_root):
+        done.setdefault(cell.name_without(axis), {})[cell.levels[axis]] = run
     pairs: dict[tuple[Place, str], list[tuple[np.ndarray, np.ndarray]]] = {}
-    for place, found in done.items():
+    for place, levels in done.items():
         kept = tuple((name, value) for name, value in place if not name.endswith("seed"))
-        for level in found.keys() - {base} if base in found else ():
-            values = tables.paired_values(found[base], found[level], "HR@10", no_history=True)
+        for level in levels.keys() - {base} if base in levels else ():
+            values = tables.paired_values(levels[base], levels[level], "HR@10", no_history=True)
             pairs.setdefault((kept, level), []).append(values)
     rows = []
     for (kept, level), both in sorted(pairs.items(), key=str):

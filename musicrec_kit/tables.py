@@ -126,9 +126,9 @@ def ceilings_table(manifest: Mapping[str, Any], metrics: Sequence[str] = METRICS
 # --- several runs ----------------------------------------------------------------------------------------------------
 
 
-def results_wide(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Return the contract's results table with one row per run and list, and one column per metric (`test/hr@10`)."""
-    about = ["dataset", "method", "variant", "size", "seed", "list"]
+def results_wide(table: pd.DataFrame, metrics: Sequence[str], axes: Sequence[str] = ()) -> pd.DataFrame:
+    """Return a results table with one row per run and list, a sweep's axes first, and one column per metric."""
+    about = list(dict.fromkeys([*axes, "dataset", "method", "variant", "size", "seed", "list"]))
     chosen = table[table["metric"].isin(list(metrics))]
     wide = chosen.pivot_table(index=about, columns="metric", values="value", sort=False).reset_index()
     wide.columns.name = None

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "musicrec_kit"
 ORDER = (
     "torchvision_hook settings_help stage_params params methods seeds runs training data features tokenizers "
     "evaluation ids generation sequential analysis plots tables orderings paper_tables paper_plots plan "
-    "pipeline recommender forecast notebooks sweep paper_cells cli"
+    "pipeline recommender forecast notebooks sweep grid_tasks grid paper_cells cli"
 ).split()
 
 
