@@ -202,7 +202,7 @@ def _carry_out(folder: Path, tasks: Sequence[Task], options: Options, lock: IO[s
             stderr=subprocess.STDOUT,
             start_new_session=True,
             pass_fds=[lock.fileno()],  # held until the engine has ended, too
-            preexec_fn=die_with_parent,  # noqa: PLW1509  (this process has one thread)
+            preexec_fn=lambda: _as_engine(options.executor),  # noqa: PLW1509  (this process has one thread)
         )
         try:
             progress = _Progress(folder, tasks, total, parallel)
@@ -214,12 +214,22 @@ def _carry_out(folder: Path, tasks: Sequence[Task], options: Options, lock: IO[s
             _stop(engine)
 
 
+def _as_engine(executor: str) -> None:
+    """Let SIGINT end this process, and let it end when the grid is killed, and its tasks with it.
+
+    Snakemake told by a signal cancels what it has given to SLURM, but waits for its own children: it is killed, and they
+    notice (`die_with_parent`).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell that starts a grid in the background has it ignored
+    die_with_parent(signal.SIGKILL if executor == "local" else signal.SIGINT)
+
+
 def _stop(engine: "subprocess.Popen[bytes]", patience: float = 30) -> None:
     """Terminate the engine and its tasks, if it still runs."""
     if engine.poll() is not None:
         return
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(engine.pid, signal.SIGTERM)
+        os.killpg(engine.pid, signal.SIGINT)
         try:
             engine.wait(patience)
         except subprocess.TimeoutExpired:

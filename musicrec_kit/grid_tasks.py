@@ -137,10 +137,10 @@ def recorded(folder: Path, name: str) -> Iterator[dict[str, Any]]:
     write(0)
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to terminate this process when the one that started it dies; Linux only, elsewhere nothing."""
+def die_with_parent(how: int = signal.SIGTERM) -> None:
+    """Ask the kernel for a signal to this process when the one that started it dies; Linux only, elsewhere nothing."""
     if platform.system() == "Linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, how)  # PR_SET_PDEATHSIG
 
 
 def gpus() -> list[str]:
