@@ -7,7 +7,6 @@ share, and what each must wait for; of a task that ran, a record.
 import contextlib
 import ctypes
 import fcntl
-import json
 import os
 import platform
 import re
@@ -20,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+import yaml
 
 from musicrec_kit import methods, runs
 from musicrec_kit.params import Refused
@@ -199,6 +200,7 @@ def command_of(job: Job, stage: str | None, with_notebooks: bool) -> str:
     words += ["--seed", str(job.seed), "--runs", str(job.runs_dir)]
     words += ["--data-root", str(job.data_root)] if job.data_root else []
     for key, value in methods.leaves(job.overrides):
-        words += ["--set", f"{key}={value if isinstance(value, str | float) else json.dumps(value)}"]
+        written = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+        words += ["--set", f"{key}={written}"]
     words += ["--until", stage.split(".")[0]] if stage else []
     return shlex.join(words + ([] if with_notebooks and not stage else ["--no-notebooks"]))

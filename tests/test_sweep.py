@@ -24,9 +24,10 @@ COUNTERS = {
 def counted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[sweep.Cell], pd.DataFrame]:
     """Return the runs of a sweep of two methods that need no training, over two worlds."""
     folder, cells = tmp_path_factory.mktemp("runs"), list(sweep.cells(COUNTERS))
-    results, failed = sweep.run(cells, folder)
-    assert not failed
-    return folder, cells, results
+    assert sweep.missing(cells, folder) == cells and sweep.results(cells, folder).empty
+    assert sweep.ensure(cells[1:2], folder)["row"].unique().tolist() == [cells[1].levels["row"]]
+    assert sweep.missing(cells, folder) == [cells[0], *cells[2:]]
+    return folder, cells, sweep.ensure(cells, folder)
 
 
 def test_cells_are_the_product_without_what_is_skipped() -> None:
@@ -58,7 +59,44 @@ def test_the_table_holds_the_metrics_of_every_run(counted: tuple[Path, list[swee
         metrics = runs.read_json(cell.job(folder).run_folder / "metrics.json")
         for row in rows.itertuples():
             assert row.value == metrics[f"test/{row.list}/{row.metric}"]
-    assert list(sweep.states(cells, folder)["state"]) == ["done"] * 4
+            assert (row.main_list, row.fingerprint) == ("main", metrics["fingerprint"])
+            assert (folder / row.run / "metrics.json").is_file() and row.encoders == "none"
+        assert len(rows) == sum(key.startswith("test/") for key in metrics)
+    columns = [*runs.RESULTS_COLUMNS, "main_list", "encoders", "world_seed", "row"]
+    assert list(results.columns) == columns and sweep.missing(cells, folder) == []
+
+
+def test_the_summary_has_means_and_ranges_over_seeds(counted: tuple[Path, list[sweep.Cell], pd.DataFrame]) -> None:
+    _, _, results = counted
+    table = sweep.summary(results, ["world_seed", "row"])
+    assert table[["dataset", "row", "runs"]].values.tolist() == [
+        ["demo_tiny", "counter", 2],
+        ["demo_tiny", "popularity", 2],
+    ]
+    main = results[(results.list == "main") & (results.row == "counter")]
+    for metric in ("hr@10", "ndcg@10"):
+        values = main[main.metric == metric]["value"]
+        found = table.loc[0, [metric, f"{metric} least", f"{metric} most"]].tolist()
+        assert found == pytest.approx([values.mean(), values.min(), values.max()])
+    assert sweep.summary(results[:0], ["row"]).empty
+
+
+def test_a_run_counts_as_done_where_its_data_files_are_not(tmp_path: Path) -> None:
+    import shutil
+
+    lines = [f"{user},{item},{user + item}" for user in range(8) for item in range(6)]
+    (tmp_path / "bought.csv").write_text("user,item,time\n" + "\n".join(lines))
+    data = {"name": "shop", "source": "table", "interactions": "bought.csv"}
+    (tmp_path / "shop.yaml").write_text("\n".join(f"{key}: {value}" for key, value in data.items()))
+    raw = {"datasets": [str(tmp_path / "shop.yaml")], "size": "smoke", "axes": {"row": {"p": {"method": "popularity"}}}}
+    cells = list(sweep.cells(raw))
+    before = sweep.ensure(cells, tmp_path / "runs")
+    (tmp_path / "bought.csv").rename(tmp_path / "elsewhere.csv")
+    pd.testing.assert_frame_equal(sweep.results(cells, tmp_path / "runs"), before)
+    (tmp_path / "bought.csv").write_text("user,item,time\n" + "\n".join(lines[:-1]))
+    assert sweep.missing(cells, tmp_path / "runs") == cells, "other data"
+    shutil.rmtree(tmp_path / "runs" / "shop" / "runs")
+    assert sweep.missing(cells, tmp_path / "runs") == cells
 
 
 def test_the_wide_table_holds_the_same_values(counted: tuple[Path, list[sweep.Cell], pd.DataFrame]) -> None:
