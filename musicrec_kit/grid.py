@@ -217,7 +217,7 @@ def _carry_out(folder: Path, tasks: Sequence[Task], options: Options, lock: IO[s
 def _as_engine(executor: str) -> None:
     """Let SIGINT end this process, and let it end when the grid is killed, and its tasks with it.
 
-    Snakemake told by a signal cancels what it has given to SLURM, but waits for its own children: it is killed, and they
+    Snakemake told by a signal cancels what it gave to SLURM, but waits for its own children: it is killed, and they
     notice (`die_with_parent`).
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell that starts a grid in the background has it ignored
