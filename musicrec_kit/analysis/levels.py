@@ -82,6 +82,14 @@ def probe(tokenizer: Tokenizer, features: Mapping[str, Features], codes: ItemCod
     return pd.DataFrame(rows).sort_values(["z_hat", "of"], kind="stable", key=_order_of(codes), ignore_index=True)
 
 
+def known(tokenizer: Tokenizer, features: Mapping[str, Features], codes: ItemCodes, seed: int = 0) -> pd.DataFrame:
+    """Return `probe` with two columns of `reconstruction`: decoded and decoded_latent (NaN for another modality's)."""
+    names = {"modality": "z_hat", "r2": "decoded", "r2_latent": "decoded_latent"}
+    own = reconstruction(tokenizer, features, codes).rename(columns=names).assign(of=lambda table: table["z_hat"])
+    own = own[["z_hat", "of", "level", "decoded", "decoded_latent"]]
+    return probe(tokenizer, features, codes, seed).merge(own, how="left", on=["z_hat", "of", "level"])
+
+
 def _order_of(codes: ItemCodes) -> Callable[[pd.Series], pd.Series]:
     return lambda column: column.map({name: place for place, name in enumerate(codes.codes)})
 

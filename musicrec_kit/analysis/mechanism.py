@@ -103,6 +103,16 @@ def agreement_with_vectors(
     return pd.DataFrame(rows)
 
 
+def agreement_of_refits(
+    fits: Mapping[str, Refit], vectors: ItemVectors, held_out: np.ndarray, k: int = 10, seed: int = 0
+) -> pd.DataFrame:
+    """Return `agreement_with_vectors` of every refit, with a column `change`."""
+    tables = {
+        name: agreement_with_vectors(fit.quantized, vectors, held_out, k, seed=seed) for name, fit in fits.items()
+    }
+    return pd.concat([table.assign(change=name) for name, table in tables.items()], ignore_index=True)
+
+
 def forms(quantized: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return z-hat as one vector per item: each stream's, side by side ("joint"), and the mean where widths agree."""
     found = dict(quantized)

@@ -89,23 +89,28 @@ def test_a_wrong_cf_loss_has_no_signature(kind, weights, name, wrong, monkeypatc
     assert not has_cf_signature(measured(kind, 0, weights), kept(kind, 0, "none"), weights)
 
 
-def perplexity(seed: int, diversity: float) -> float:
-    """Return the perplexity of an RQ-VAE's level on skewed items, from the start that collapses: all codes near 0."""
-    rng = np.random.default_rng(seed)
-    kind = rng.choice(5, 240, p=[0.6, 0.2, 0.1, 0.05, 0.05])
-    matrix = 3 * rng.normal(size=(5, 8))[kind] + 0.5 * rng.normal(size=(240, 8))
-    features = {"text": Features("text", matrix.astype(np.float32), np.ones(240, bool), "planted")}
-    more = {"codes": 16, "levels": 1, "init": "uniform", "diversity_groups": 4, "diversity": diversity}
-    params = TokenizerParams(**{**TINY, **more, "kind": "rqvae"})  # type: ignore[arg-type]
-    return float(tokenizers.usage(tokenizers.fit(features, None, params, seed=seed)[1])["perplexity"].mean())
+def perplexity(diversity: float) -> float:
+    """Return the perplexity of an RQ-VAE's level on skewed items, from the start that collapses: all codes near 0.
+
+    Mean over four worlds: in a single one the loss may gain nothing.
+    """
+    more = {"codes": 16, "levels": 1, "init": "uniform", "scaling": "columns", "epochs": 60, "batch": 120}
+    more |= {"check_every": 60, "diversity_groups": 4, "diversity": diversity, "kind": "rqvae"}
+    params, found = TokenizerParams(**{**TINY, **more}), []  # type: ignore[arg-type]
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        kind = rng.choice(5, 240, p=[0.6, 0.2, 0.1, 0.05, 0.05])
+        matrix = 3 * rng.normal(size=(5, 8))[kind] + 0.5 * rng.normal(size=(240, 8))
+        features = {"text": Features("text", matrix.astype(np.float32), np.ones(240, bool), "planted")}
+        found.append(tokenizers.usage(tokenizers.fit(features, None, params, seed=seed)[1])["perplexity"].mean())
+    return float(np.mean(found))
 
 
-without_diversity = cache(lambda seed: perplexity(seed, 0.0))
+without_diversity = cache(lambda: perplexity(0.0))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_diversity_loss_raises_perplexity(seed):
-    assert perplexity(seed, 1.0) > 1.25 * without_diversity(seed)
+def test_the_diversity_loss_raises_perplexity():
+    assert perplexity(1.0) > 1.25 * without_diversity()
 
 
 @pytest.mark.parametrize("wrong", ["flipped", "detached"])
@@ -113,4 +118,4 @@ def test_a_wrong_diversity_loss_has_no_signature(wrong, monkeypatch):
     right = split_residual.diversity_loss
     change = {"flipped": torch.neg, "detached": lambda loss: loss.detach() + 0 * loss}[wrong]
     monkeypatch.setattr(split_residual, "diversity_loss", lambda *given: change(right(*given)))
-    assert not perplexity(0, 1.0) > 1.25 * without_diversity(0)
+    assert not perplexity(1.0) > 1.25 * without_diversity()
