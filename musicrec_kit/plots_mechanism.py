@@ -23,14 +23,14 @@ def levels_known(known: pd.DataFrame) -> "Figure":
             panel = known[known["z_hat"] == name]
             own = panel[panel["of"] == name]
             axis.axvspan(0.5, 0.5 + own["shared"].sum(), color="#f0f0f0", zorder=0)
-            _line(axis, own["level"] + 1, own["decoded"], f"{name}, by the decoder", 0)
+            _line(axis, own["level"] + 1, own["decoded"], "itself, by the decoder", 0)
             for at, (other, rows) in enumerate(panel.groupby("of", sort=False), start=1):
                 _line(axis, rows["level"] + 1, rows["r2"], f"{other}, by a linear probe", at)
                 if other != name:
                     axis.axhline(rows["r2_features"].iloc[0], color=COLOURS[at % 8], linewidth=0.8)
             axis.set(xlabel="levels read", ylabel="R2", title=f"z-hat of {name}", xlim=(0.5, len(own) + 0.5))
             _whole_numbers(axis)
-            axis.legend()
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names) + 1)
         return figure
 
 
@@ -77,7 +77,7 @@ def agreement(table: pd.DataFrame, form: str = "joint") -> "Figure":
             axis.set_xticks(range(len(changes)), changes, rotation=20, ha="right")
         axes[0].set(ylabel="nearest items in common", title=f"neighbours by z-hat ({form}) and z_cf")
         axes[1].set(ylabel="Spearman correlation", title="similarities by z-hat and z_cf")
-        axes[0].legend()
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return figure
 
 

@@ -17,9 +17,9 @@ PACKAGE = ROOT / "musicrec_kit"
 
 # a room may import rooms to its left (architecture.md section 3, top to bottom)
 ORDER = (
-    "torchvision_hook settings_help stage_params params methods seeds runs training data features tokenizers evaluation "
-    "ids generation sequential analysis plots plots_mechanism tables plan pipeline recommender forecast notebooks "
-    "sweep cli"
+    "torchvision_hook settings_help stage_params params methods seeds runs training data features tokenizers "
+    "evaluation ids generation sequential analysis plots plots_mechanism tables plan pipeline recommender forecast "
+    "notebooks sweep cli"
 ).split()
 
 

@@ -11,7 +11,7 @@ def test_levels_known_has_a_panel_per_modality_and_shows_what_is_shared() -> Non
     known = pd.concat([own.assign(of=of, r2=0.2, r2_features=0.5) for of in ("text", "image")])
     text, image = plots_mechanism.levels_known(known).axes
     lines = {line.get_label(): line for line in image.lines}
-    assert lines["image, by the decoder"].get_ydata().tolist() == [0.3, 0.4]
+    assert lines["itself, by the decoder"].get_ydata().tolist() == [0.3, 0.4]
     assert {"text, by a linear probe", "image, by a linear probe"} < set(lines)
     assert text.patches[0].get_width() == 1
 

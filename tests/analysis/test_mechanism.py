@@ -98,7 +98,7 @@ def test_refits_change_what_they_are_told_and_stop_early():
     }
     z = {name: fit.quantized["text"] for name, fit in made.items()}
     assert np.array_equal(z["as set"], z["again"]) and not np.array_equal(z["as set"], z["alpha = 0"])
-    seen, hidden = mechanism.hold_back(vectors)
+    hidden = mechanism.hold_back(vectors)[1]
     table = mechanism.agreement_of_refits(made, vectors, hidden)
     assert table.groupby("change", sort=False).size().to_dict() == {"as set": 8, "again": 8, "alpha = 0": 8}
 
