@@ -71,3 +71,7 @@ class Scaling(nn.Module):
 
     def forward(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         return (features - self.mean) / self.scale
+
+    def undo(self, scaled: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """Return scaled features in their own units."""
+        return scaled * self.scale + self.mean

@@ -37,6 +37,10 @@ class RKMeans(nn.Module):
         ]
         return torch.cat(parts, dim=1)
 
+    def decode(self, name: str, z_hat: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """Return the sum of codes in the features' own units: there is no decoder."""
+        return self.scalings[self.names.index(name)].undo(z_hat)  # type: ignore[operator]
+
     def fit_codebooks(self, items: Items, seed: int) -> None:
         """Measure the scaling and run k-means level by level on all items."""
         for name, scaling in zip(self.names, self.scalings, strict=True):

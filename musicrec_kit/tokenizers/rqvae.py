@@ -44,6 +44,10 @@ class RQVAE(nn.Module):
         """Return z = Encoder(x)."""
         return self.encoder(self.scaling(items.features[self.name]))
 
+    def decode(self, name: str, z_hat: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch _"]:
+        """Return x-hat = Decoder(z-hat) in the features' own units."""
+        return self.scaling.undo(self.decoder(z_hat))
+
     def forward(
         self,
         items: Items,

@@ -59,6 +59,11 @@ class SharedSpecific(nn.Module):
         ]
         return self.projection(torch.cat(parts, dim=1))
 
+    def decode(self, name: str, z_hat: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch _"]:
+        """Return x-hat of one modality (eq. 7) in the features' own units."""
+        place = self.names.index(name)
+        return self.scalings[place].undo(self.decoders[place](z_hat))  # type: ignore[operator]
+
     def forward(
         self,
         items: Items,

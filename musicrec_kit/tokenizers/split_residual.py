@@ -62,12 +62,13 @@ class SplitResidual(nn.Module):
         return Split(vector, shared.vector, codes, [shared.losses, *(part.losses for part in specific)])
 
     def lookup(self, name: str, codes: Int[Tensor, "batch levels"]) -> Float[Tensor, "batch width"]:
-        """Return z-hat of one modality from its codes alone (eq. 6)."""
+        """Return z-hat of one modality from its codes alone (eq. 6), or from those of its first levels."""
         place = self.names.index(name)
         first = sum(self.widths[:place])
         halves = [book[:, first : first + self.widths[place]] for book in self.shared]
+        levels = [*halves, *self.chains[1 + place]][: codes.shape[1]]
         return sum(
-            (book[codes[:, level]] for level, book in enumerate([*halves, *self.chains[1 + place]])),
+            (book[codes[:, level]] for level, book in enumerate(levels)),
             start=torch.zeros(len(codes), self.widths[place], device=codes.device),
         )
 

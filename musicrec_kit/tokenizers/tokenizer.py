@@ -112,6 +112,24 @@ class Tokenizer:
         """Return z-hat of items from their features."""
         return self.vectors_of(self.encode(features, present))
 
+    def latents_of(
+        self, features: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return each stream's part of z, before it is quantised: float32 [items, width]."""
+        items = self._items(features, present or {})
+        found: dict[str, np.ndarray] = {}
+        for part in self.parts:
+            parts = latents(part, items).split(part.quantizer.widths, dim=1)
+            found |= {name: z.cpu().numpy() for name, z in zip(part.quantizer.names, parts, strict=True)}
+        return found
+
+    @torch.no_grad()
+    def decode(self, vectors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return x-hat (eq. 7) of each stream's z-hat, or of anything in its place: float32 [items, dim]."""
+        given = {name: torch.as_tensor(z, device=self.device) for name, z in vectors.items()}
+        found = {n: part.decode(n, given[n]) for part in self.parts for n in part.quantizer.names if n in given}
+        return {name: found[name].cpu().numpy() for name in vectors}
+
     def save(self, folder: Path) -> None:
         """Write `tokenizer.safetensors` and `tokenizer.json`; the input statistics are among the weights."""
         runs.write_tensors(folder / WEIGHTS, self.modules.state_dict())

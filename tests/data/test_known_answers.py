@@ -117,6 +117,6 @@ def test_posters_have_texts_and_pictures(load, real_data):
 
 
 def test_a_shipped_file_without_its_data_says_what_to_do(tmp_path):
-    for name in NAMES:
+    for name in (*NAMES, "arts", "toys", "sports"):
         with pytest.raises(params.Refused, match=r"nothing at .* --data-root"):
             data.load_dataset(settings(name), name, tmp_path, tmp_path)
