@@ -75,6 +75,16 @@ class Settings(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _leaves_told_apart(self) -> "Settings":
+        leaves = self.ids.source == "tokenizer" and self.tokenizer.grows_a_tree
+        if leaves and self.ids.collisions in ("distance", "sinkhorn"):
+            raise ValueError(
+                f"tokenizer.kind={self.tokenizer.kind} gives the items of a leaf one code row, and ids.collisions="
+                f"{self.ids.collisions} looks for free codes; set ids.collisions=suffix (or keep)"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _copies(cls, values: Any) -> Any:

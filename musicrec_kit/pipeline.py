@@ -150,7 +150,7 @@ class Job(Plan):
     def refuse_more_codes_than_items(self) -> None:
         """Refuse a tokenizer with more codes than the data set has items."""
         codes, items = self.settings.tokenizer.codes, self.dataset.n_items
-        if codes > items:
+        if codes > items and not self.settings.tokenizer.grows_a_tree:
             raise Refused(
                 f"tokenizer.codes={codes} is more than the {items} items of {self.dataset_name}: "
                 f"k-means cannot start {codes} codes from {items} items; set tokenizer.codes to {items} or fewer"

@@ -160,7 +160,9 @@ class Plan:
         elif kind == "cf":
             own = {**_told(s.cf), "history": s.data.history, **seed}
         elif kind == "tokenizer":
-            own = {**_told(s.tokenizer), "modalities": list(s.modalities), **seed}
+            # sizes hold values for trees, which no other tokenizer reads
+            unread = set() if s.tokenizer.grows_a_tree else {"branching", "leaf"}
+            own = {**_told(s.tokenizer, exclude=unread), "modalities": list(s.modalities), **seed}
         elif kind == "ids":
             own = {
                 **_told(s.ids, exclude={"files", *TOKEN_FIELDS}),

@@ -4,6 +4,7 @@ Data in: a run's folder, raw item ids. Data out: a frame of recommendations.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,7 +138,8 @@ class Recommender:
         """Give new items semantic IDs with the run's own tokenizer, so that they can be read and recommended.
 
         Nothing is retrained: an item is reached through the codes that it shares with known ones. Where its ID is
-        taken, it gets the nearest free code at the last level.
+        taken, it gets the next index among the items of these codes (views that were resolved by a suffix, while there
+        are tokens for it), or the nearest free code at the last level.
 
         Args:
             items: raw_id, title, and more of the data set's columns.
@@ -170,8 +172,8 @@ class Recommender:
             {name: np.tile(mask, 2) for name, mask in present.items()},
         )
         ids = self.generator.vocabulary.ids
-        views = {view: self._extended(view, codes, len(items)) for view in ids.views}
-        suffix = {view: np.concatenate([ids.suffix[view], np.zeros(len(items), np.int32)]) for view in ids.views}
+        made = {view: self._extended(view, codes, len(items)) for view in ids.views}
+        views, suffix = ({view: parts[i] for view, parts in made.items()} for i in (0, 1))
         vocabulary = replace(self.generator.vocabulary, ids=replace(ids, views=views, suffix=suffix))
         self.generator = replace(self.generator, vocabulary=vocabulary)
         first = len(self.items)
@@ -184,21 +186,25 @@ class Recommender:
             ]
         )
 
-    def _extended(self, view: str, codes: Any, n_new: int) -> np.ndarray:
-        """Return the view's codes [items + new, levels]."""
+    def _extended(self, view: str, codes: Any, n_new: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the view's codes [items + new, levels] and suffixes [items + new]."""
         ids = self.generator.vocabulary.ids
         streams = [stream for stream, _ in ids.segments[view]]
         new = np.concatenate([codes.codes[stream][:n_new] for stream in streams], axis=1)
-        rows, distances = codes.distances[streams[-1]]
+        rows, distances = codes.distances.get(streams[-1], ((), ()))
         preferred = {int(row): np.argsort(table[-1], kind="stable") for row, table in zip(rows, distances, strict=True)}
-        taken = {tuple(code) for code in ids.views[view].tolist()}
+        taken = Counter(map(tuple, ids.views[view].tolist()))
+        # a suffix without a token cannot be written
+        room = int(ids.suffix[view].max()) + 1 if ids.collisions[view]["method"] == "suffix" else 1
+        suffix = np.zeros(n_new, np.int32)
         for row, code in enumerate(new):
             if (code < 0).all():
                 continue
             choices = [int(code[-1]), *map(int, preferred.get(row, []))]
-            free = next((last for last in choices if (*code[:-1].tolist(), last) not in taken), None)
+            free = next((last for last in choices if taken[*code[:-1].tolist(), last] < room), None)
             if free is None:
-                raise Refused(f"{view}: every last code under {code[:-1].tolist()} is taken: no ID is left")
+                raise Refused(f"{view}: every ID that begins with {code[:-1].tolist()} is taken: none is left")
             code[-1] = free
-            taken.add(tuple(code.tolist()))
-        return np.concatenate([ids.views[view], new.astype(np.int32)])
+            suffix[row] = taken[tuple(code.tolist())]
+            taken[tuple(code.tolist())] += 1
+        return np.concatenate([ids.views[view], new.astype(np.int32)]), np.concatenate([ids.suffix[view], suffix])

@@ -148,7 +148,9 @@ class CFParams(Frozen):
 class TokenizerParams(Frozen):
     """The item tokenizer. `profile` sets what the papers leave open; a key given by hand wins over its profile."""
 
-    kind: Literal["shared_specific", "rqvae", "rkmeans", "shared_specific_rkmeans"] = Field("shared_specific")
+    kind: Literal["shared_specific", "rqvae", "rkmeans", "shared_specific_rkmeans", "hierarchical"] = Field(
+        "shared_specific"
+    )
     profile: Literal["as_printed", "lineage", "ours"] = Field("as_printed", description="lineage.md section 5")
     codes: int = Field(256, ge=2, le=32767, description="codes per level (N)")
     levels: int = Field(4, ge=1, description="length of one view's ID")
@@ -190,6 +192,8 @@ class TokenizerParams(Frozen):
     check_every: int = Field(2, ge=1, description="epochs between collision counts that choose the checkpoint")
     kmeans_iterations: int = Field(50, ge=1, description="Lloyd iterations of rkmeans and of the k-means start")
     kmeans_restarts: int = Field(1, ge=1)
+    branching: int = Field(50, ge=2, le=32767, description="trees of clusters: children of a cluster")
+    leaf: int = Field(512, ge=1, le=32767, description="trees of clusters: a cluster of more items is split again")
     seed_offset: int = Field(0, ge=0, description="added to the training seed: another tokenizer of the same data")
     allow_collapse: bool = Field(False, description="go on when fewer than a tenth of a level's codes are used")
 
@@ -201,6 +205,11 @@ class TokenizerParams(Frozen):
                 f"must equal tokenizer.levels ({self.levels})"
             )
         return self
+
+    @property
+    def grows_a_tree(self) -> bool:
+        """Return whether codes are ways down a tree of clusters, and the items of a leaf share theirs."""
+        return self.kind == "hierarchical"
 
     def chosen(self, name: Literal["level_reduction", "residual_gradients", "sinkhorn", "scaling"]) -> Any:
         """Return a switch's value: as given, else what the profile says (lineage.md 5.1, rows 6, 8, 10, 20)."""

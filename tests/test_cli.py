@@ -197,6 +197,33 @@ def test_a_new_item_gets_an_id_and_is_recommended_without_training(finished: Pat
     assert len(recommender.recommend([["brand-new"]], k=5)) == 5
 
 
+def test_new_items_of_a_leaf_get_the_next_indices(tmp_path: Path) -> None:
+    import numpy as np
+
+    from musicrec_kit.params import Refused
+    from musicrec_kit.pipeline import Job
+    from musicrec_kit.recommender import Recommender
+
+    quick = {"generator": {"epochs": 0}, "features": {"text": {"encoder": "noise", "dim": 8}}}
+    job = Job("demo_tiny", "hc_indexer", "smoke", 0, tmp_path, overrides=quick)
+    job.build()
+    recommender, ids = Recommender.load(job.run_folder), job.ids
+    path, width = ids.views["text"], int(ids.suffix["text"].max()) + 1
+    size = np.array([(path == row).all(axis=1).sum() for row in path])
+    twin, full = int(size.argmin()), int(size.argmax())
+    assert size[twin] + 1 < width == size[full]
+    rows = job.features["text"].matrix
+    new = recommender.items.iloc[[twin, twin]].assign(raw_id=["new-0", "new-1"])
+    made = recommender.add_items(new, {"text": rows[[twin, twin]]})
+    way = recommender.ids_of(twin)["text"].rsplit("<", 1)[0]
+    assert made.text.tolist() == [f"{way}<dup:text.{size[twin] + i}>" for i in (0, 1)]
+    table = recommender.recommend([["new-0"], [recommender.items.raw_id[0]]], k=20)
+    assert len(table) == 40
+    another = recommender.items.iloc[[full]].assign(raw_id="one-too-many")
+    with pytest.raises(Refused, match="none is left"):
+        recommender.add_items(another, {"text": rows[[full]]})
+
+
 def test_list_results_compare_doctor_and_clean(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--runs", str(finished)]
     assert cli.main(["list", *where]) == 0
