@@ -99,8 +99,19 @@ class Settings(Frozen):
 
     @property
     def views(self) -> dict[str, tuple[str, ...]]:
-        """Return view -> streams; one view per modality unless `ids.views` says otherwise."""
-        return dict(self.ids.views) or {name: (name,) for name in self.modalities}
+        """Return view -> streams; one view per stream unless `ids.views` says otherwise."""
+        return dict(self.ids.views) or {name: (name,) for name in self.streams}
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Return what gives an item codes: its modalities, or what stands in for them."""
+        own = self.ids.source == "tokenizer" and not self.tokenizer.reads_features
+        return (self.tokenizer.kind,) if own else self.modalities
+
+    @property
+    def tokenized(self) -> tuple[str, ...]:
+        """Return the modalities whose features the item tokenizer reads."""
+        return self.modalities if self.ids.source == "tokenizer" and self.tokenizer.reads_features else ()
 
 
 OPEN_KEYS: dict[str, type[BaseModel]] = {"features": FeatureParams}  # a modality is any word

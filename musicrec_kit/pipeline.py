@@ -137,9 +137,15 @@ class Job(Plan):
 
         def build(folder: Path) -> None:
             self.refuse_more_codes_than_items()
-            read = {m: self.features[m] for m in self.settings.modalities}
+            read = {m: self.features[m] for m in self.settings.tokenized}
             tokenizer, codes = tokenizers.fit(
-                read, self.item_vectors, self.settings.tokenizer, folder, self.seed, self.torch_device
+                read,
+                self.item_vectors,
+                self.settings.tokenizer,
+                folder,
+                self.seed,
+                self.torch_device,
+                self.sequences,
             )
             tokenizer.save(folder)
             codes.save(folder)

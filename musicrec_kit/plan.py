@@ -60,11 +60,11 @@ class Plan:
         self._check_modalities()
 
     def _check_modalities(self) -> None:
-        if "tokenizer" not in self.stages:
+        if "features" not in self.stages:
             return
         known = self.settings.features
-        parts = [part for m in self.settings.modalities if m in known for part in known[m].of]
-        for modality in [*self.settings.modalities, *parts]:
+        parts = [part for m in self.settings.tokenized if m in known for part in known[m].of]
+        for modality in [*self.settings.tokenized, *parts]:
             if modality in parts and modality in known and known[modality].encoder == "fusion":
                 raise Refused(f"features.{modality} is a fusion itself; fuse the modalities that it is made of")
             if modality not in known:
@@ -81,10 +81,12 @@ class Plan:
         settings = self.settings
         if settings.family == "heuristic":
             return ("data", "rank", "evaluate")
-        if settings.ids.source == "published":
-            return ("data", "ids", "generator", "rank", "evaluate")
-        cf = ("cf",) if settings.tokenizer.alpha > 0 or settings.tokenizer.beta > 0 else ()
-        return ("data", "features", *cf, "tokenizer", "ids", "generator", "rank", "evaluate")
+        features = ("features",) if settings.tokenized else ()
+        tokenizer: tuple[str, ...] = ()
+        if settings.ids.source == "tokenizer":
+            cf = settings.tokenizer.alpha > 0 or settings.tokenizer.beta > 0
+            tokenizer = ("cf", "tokenizer") if cf else ("tokenizer",)
+        return ("data", *features, *tokenizer, "ids", "generator", "rank", "evaluate")
 
     @cached_property
     def files(self) -> dict[str, Path]:
@@ -114,7 +116,7 @@ class Plan:
         if "features" not in self.stages:
             return {}
         known = self.settings.features
-        asked = [m for m in self.settings.modalities if m in known]
+        asked = [m for m in self.settings.tokenized if m in known]
         parts = [part for m in asked if known[m].encoder == "fusion" for part in known[m].of]
         return {m: known[m] for m in dict.fromkeys([*parts, *asked])}
 
@@ -183,13 +185,13 @@ class Plan:
 
     def _reads(self, kind: str, modality: str) -> list[str]:
         used = self._used_features()
-        features = [f"features.{m}" for m in self.settings.modalities if m in used]
+        features = [f"features.{m}" for m in self.settings.tokenized if m in used]
         fused = used[modality].of if modality and used[modality].encoder == "fusion" else ()
         reads = {
             "data": [],
             "features": ["data", *(f"features.{m}" for m in fused)],
             "cf": ["data"],
-            "tokenizer": [*features, *(["cf"] if "cf" in self.stages else [])],
+            "tokenizer": [*(features or ["data"]), *(["cf"] if "cf" in self.stages else [])],
             "ids": ["tokenizer"] if "tokenizer" in self.stages else ["data"],
             "generator": ["data", "ids"],
             "rank": ["data", "generator"] if "generator" in self.stages else ["data"],

@@ -86,15 +86,15 @@ class Recommender:
         made = Sequences.from_lists(numbers, len(self.items))
         ends, zeros = made.offsets[1:], np.zeros(len(numbers), np.int32)
         starts = np.maximum(made.offsets[:-1], ends - self.generator.history)
-        users = np.arange(len(numbers), dtype=np.int64)
-        examples, whole = (Examples(users, first, ends, zeros) for first in (starts, made.offsets[:-1]))
+        nobody = np.full(len(numbers), -1, np.int64)  # no user that the model may have a token for
+        examples, whole = (Examples(nobody, first, ends, zeros) for first in (starts, made.offsets[:-1]))
         lists = generation.rank(self.generator, made, examples, whole, self.settings.rank, self.run.seed)
         name = list_name or self.main_list
         if f"{name}/no_history" not in lists:
             known = [n for n in lists if not n.endswith("/no_history")]
             raise Refused(f"run {self.run.name} has no list {name!r}; it has {', '.join(known)}")
         ranked = lists[f"{name}/no_history"]
-        rows = [row for user in users for row in self._rows(int(user), ranked.items[user], ranked.scores[user], k)]
+        rows = [row for i in range(len(numbers)) for row in self._rows(i, ranked.items[i], ranked.scores[i], k)]
         return pd.DataFrame(rows)
 
     def _rows(self, user: int, items: np.ndarray, scores: np.ndarray, k: int) -> list[dict[str, Any]]:

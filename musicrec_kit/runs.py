@@ -264,6 +264,19 @@ class Run:
         return stage_folder(self.folder.parents[4], self.dataset, name.split(".", maxsplit=1)[0], self.stages[name])
 
 
+def encoders(run: Run) -> str:
+    """Return what made the features of a run, in words: every table row prints it, since encoders get substituted."""
+    named = []
+    for stage in run.stages:
+        kind, _, modality = stage.partition(".")
+        path = run.stage(stage) / f"{modality}.safetensors"
+        if kind == "features" and path.is_file():
+            named.append(f"{modality}: {read_tensor_metadata(path).get('encoder', 'unknown')}")
+    if not named and "ids" in run.stages:
+        return "none (IDs from interactions)" if "tokenizer" in run.stages else "published IDs"
+    return ", ".join(named) or "none"
+
+
 def run_folder(runs: Path, dataset: str, method: str, variant: str, size: str, seed: int) -> Path:
     """Return `<runs>/<dataset>/runs/<method>[+<variant>]/<size>/seed<k>`."""
     return runs / dataset / "runs" / f"{method}{variant}" / size / f"seed{seed}"

@@ -148,8 +148,8 @@ class CFParams(Frozen):
 class TokenizerParams(Frozen):
     """The item tokenizer. `profile` sets what the papers leave open; a key given by hand wins over its profile."""
 
-    kind: Literal["shared_specific", "rqvae", "rkmeans", "shared_specific_rkmeans", "hierarchical"] = Field(
-        "shared_specific"
+    kind: Literal["shared_specific", "rqvae", "rkmeans", "shared_specific_rkmeans", "hierarchical", "cooccurrence"] = (
+        Field("shared_specific", description="how codes are made: modules of musicrec_kit/tokenizers")
     )
     profile: Literal["as_printed", "lineage", "ours"] = Field("as_printed", description="lineage.md section 5")
     codes: int = Field(256, ge=2, le=32767, description="codes per level (N)")
@@ -209,7 +209,12 @@ class TokenizerParams(Frozen):
     @property
     def grows_a_tree(self) -> bool:
         """Return whether codes are ways down a tree of clusters, and the items of a leaf share theirs."""
-        return self.kind == "hierarchical"
+        return self.kind in ("hierarchical", "cooccurrence")
+
+    @property
+    def reads_features(self) -> bool:
+        """Return whether codes come from features, or from interactions alone."""
+        return self.kind != "cooccurrence"
 
     def chosen(self, name: Literal["level_reduction", "residual_gradients", "sinkhorn", "scaling"]) -> Any:
         """Return a switch's value: as given, else what the profile says (lineage.md 5.1, rows 6, 8, 10, 20)."""
@@ -243,6 +248,9 @@ class IdsParams(Frozen):
     tokens: Literal["musicrec", "mgr"] = Field("musicrec", description="how tokens are written")
 
 
+TaskWord = Literal["next", "joint", "align", "cross", "direct"]
+
+
 class GeneratorParams(Frozen):
     """T5 and its training."""
 
@@ -250,15 +258,19 @@ class GeneratorParams(Frozen):
         "lineage", description="shapes in generation/seq2seq.py"
     )
     pretrained: str | None = Field(None, description="folder of a Hugging Face T5 whose blocks are the start")
-    tasks: tuple[Literal["next", "joint", "align", "cross"], ...] = Field(
-        ("next", "joint", "align"), description="next item per view, joint, item alignment, next item across views"
+    tasks: tuple[TaskWord, ...] = Field(
+        ("next", "joint", "align"),
+        description="next item per view, joint, item alignment, next item across views; direct: next item of a user "
+        "without the history",
     )
-    stages: tuple[tuple[Literal["next", "joint", "align", "cross"], ...], ...] = Field(
+    stages: tuple[tuple[TaskWord, ...], ...] = Field(
         (), description="several training stages in order; empty: one stage with `tasks`"
     )
     align_pairs: Literal["own", "shuffled"] = Field(
         "own", description="shuffled: a control, every item is aligned with the ID of a random other"
     )
+    user_tokens: bool = Field(False, description="a token of the user's own before every history")
+    whole_word: bool = Field(False, description="tokens of the j-th item of a source share an embedding of j (P5)")
     prompt_tokens: int = Field(
         4, ge=0, description="learned tokens before the tasks joint, align and cross (lineage.md row 31)"
     )
@@ -281,6 +293,17 @@ class GeneratorParams(Frozen):
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 elsewhere")
     patience: int = Field(10, ge=1, description="epochs without gain on validation loss before stopping")
+
+    @model_validator(mode="after")
+    def _direct_knows_the_user(self) -> "GeneratorParams":
+        if "direct" in self.words and not self.user_tokens:
+            raise ValueError("generator.tasks: direct is asked with the user alone; set generator.user_tokens=true")
+        return self
+
+    @property
+    def words(self) -> frozenset[str]:
+        """Return the task words of all stages."""
+        return frozenset(word for stage in self.stages or (self.tasks,) for word in stage)
 
 
 class RankParams(Frozen):

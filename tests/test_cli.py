@@ -224,6 +224,24 @@ def test_new_items_of_a_leaf_get_the_next_indices(tmp_path: Path) -> None:
         recommender.add_items(another, {"text": rows[[full]]})
 
 
+def test_clusters_of_behaviour_recommend_to_strangers_and_refuse_new_items(tmp_path: Path) -> None:
+    from musicrec_kit.params import Refused
+    from musicrec_kit.pipeline import Job
+    from musicrec_kit.recommender import Recommender
+
+    job = Job("demo_tiny", "p5_cid", "smoke", 0, tmp_path, overrides={"generator": {"epochs": 1}})
+    job.build()
+    assert "features" not in job.stages and job.keyed_stages()[:2] == ["data", "tokenizer"]
+    assert runs.encoders(runs.load_run(job.run_folder)) == "none (IDs from interactions)"
+    recommender = Recommender.load(job.run_folder)
+    raw = recommender.items.raw_id.tolist()
+    both = recommender.recommend([raw[:3], raw[5:6]], k=20)
+    alone = recommender.recommend([raw[5:6]], k=20)
+    assert len(both) == 40 and both.raw_id[20:].tolist() == alone.raw_id.tolist(), "a stranger is no numbered user"
+    with pytest.raises(Refused, match="a new item has none"):
+        recommender.add_items(recommender.items.iloc[[0]].assign(raw_id="new"), {})
+
+
 def test_list_results_compare_doctor_and_clean(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--runs", str(finished)]
     assert cli.main(["list", *where]) == 0

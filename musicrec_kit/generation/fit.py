@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from musicrec_kit import runs, seeds, training
 from musicrec_kit.data.splits import Examples, Sequences, held_out, train_prefixes
 from musicrec_kit.generation import seq2seq, tasks
 from musicrec_kit.generation.legal_softmax import LegalSoftmax
+from musicrec_kit.generation.marks import Marks, Source
 from musicrec_kit.generation.seq2seq import SHAPES, T5
 from musicrec_kit.generation.tasks import Family, Task, TokenStore
 from musicrec_kit.ids.semantic_ids import SemanticIds
@@ -64,7 +65,8 @@ class Generator:
         self.ids.save(folder / "ids")
         runs.write_tensors(folder / WEIGHTS, self.model.state_dict())
         about = {"params": self.params.model_dump(mode="json"), "ids": self.vocabulary.params.model_dump(mode="json")}
-        runs.write_json(folder / ABOUT, {**about, "history": self.history, "log": self.log})
+        counts = {"history": self.history, "users": self.vocabulary.users}
+        runs.write_json(folder / ABOUT, {**about, **counts, "log": self.log})
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Generator":
@@ -72,7 +74,8 @@ class Generator:
         about = runs.read_json(folder / ABOUT)
         ids_params = IdsParams.model_validate(about["ids"])
         params = GeneratorParams.model_validate(about["params"])
-        made = cls.untrained(SemanticIds.load(folder / "ids"), params, ids_params, about["history"])
+        ids, users = SemanticIds.load(folder / "ids"), about.get("users", 0)
+        made = cls.untrained(ids, params, ids_params, about["history"], users=users)
         weights = runs.read_tensors(folder / WEIGHTS)
         made.model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
         made.model.to(device).eval()
@@ -80,16 +83,34 @@ class Generator:
 
     @classmethod
     def untrained(
-        cls, ids: SemanticIds, params: GeneratorParams, ids_params: IdsParams, history: int, seed: int = 0
+        cls,
+        ids: SemanticIds,
+        params: GeneratorParams,
+        ids_params: IdsParams,
+        history: int,
+        seed: int = 0,
+        users: int = 0,
     ) -> "Generator":
-        """Return a generator with initial weights: drawn, or the blocks of `params.pretrained`."""
-        words = set(params.tasks) if not params.stages else set(itertools.chain.from_iterable(params.stages))
-        families = tasks.expand(words, ids.segments)
+        """Return a generator with initial weights.
+
+        Args:
+            users: how many users have tokens of their own (`params.user_tokens`).
+        """
+        families = tasks.expand(params.words, ids.segments)
         n_prompts = sum(task.prompt >= 0 for family in itertools.chain(*families.values()) for task in family)
-        vocabulary = Vocabulary.from_ids(ids, ids_params, n_prompts, params.prompt_tokens)
+        vocabulary = Vocabulary.from_ids(ids, ids_params, n_prompts, params.prompt_tokens, users)
+        shape = SHAPES[params.backbone]
         with seeds.torch_seed(seed, "modules"):  # torch's layers draw weights of their own when they are made
-            model = T5(vocabulary.size, SHAPES[params.backbone], params.dropout).initialise(seed)
+            marks = Marks(shape.dim, history) if params.whole_word else None
+            model = T5(vocabulary.size, shape, params.dropout, vocabulary.n_read_only, marks).initialise(seed)
         return cls(model, vocabulary, families, params, history)
+
+    def store(
+        self, sequences: Sequences, some: Iterable[Task] | None = None, partner: np.ndarray | None = None
+    ) -> TokenStore:
+        """Return what all trained tasks, or some, read of the sequences, written as the model reads it."""
+        wanted = [task for word in self.families for task in self.tasks(word)] if some is None else list(some)
+        return TokenStore(self.vocabulary, sequences, wanted, self.device, partner, self.params.whole_word)
 
 
 def fit_generator(
@@ -110,13 +131,13 @@ def fit_generator(
     Raises:
         Refused: a stage has no examples.
     """
-    made = Generator.untrained(ids, params, ids_params, history, seed)
+    made = Generator.untrained(ids, params, ids_params, history, seed, sequences.n_users if params.user_tokens else 0)
     if params.pretrained:
         seq2seq.load_hf_blocks(made.model, Path(params.pretrained))
     made.model.to(device)
     every_task = [task for word in made.families for task in made.tasks(word)]
     partner = shuffled_partners(ids.n_items, seed) if params.align_pairs == "shuffled" else None
-    store = TokenStore(made.vocabulary, sequences, every_task, device, partner)
+    store = made.store(sequences, partner=partner)
     loss = T5.loss if params.softmax == "vocabulary" else LegalSoftmax(made.vocabulary, every_task, device).loss
     stages = params.stages or (params.tasks,)
     for number, words in enumerate(stages):
@@ -134,6 +155,10 @@ def fit_generator(
             runs.write_json(done.with_name(ABOUT), records)
             runs.write_tensors(done, made.model.state_dict())  # last: it marks the stage as done
     made.model.eval()
+    if made.vocabulary.users:
+        with torch.no_grad():  # nobody is unknown in training: such a user is read as the mean of all
+            rows = made.model.embedding.weight[made.vocabulary.size :]
+            rows[0] = rows[1:].mean(dim=0)
     if folder is not None:
         made.save(folder)
     return made
@@ -165,7 +190,7 @@ def _fit_stage(
     in_epoch = -(-n_examples // params.batch)
     epochs, length = _schedule(params, in_epoch)
 
-    def steps(chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def steps(chunk: int) -> Iterator[tuple[Tensor | Source, Tensor]]:
         # a chunk of training is an epoch, or a part of the steps asked for; both are cut from the same stream
         step, stop = chunk * length, (chunk + 1) * length
         while step < stop:

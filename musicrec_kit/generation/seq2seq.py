@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from musicrec_kit import runs, seeds
+from musicrec_kit.generation.marks import Marks, Source
 from musicrec_kit.params import Refused
 
 PAD = 0  # also the decoder's first input
 BUCKETS = 32
 MAX_DISTANCE = 128
 EPSILON = 1e-6
+OURS = ("marks.",)  # parameters that others' T5 has not
 
 
 @dataclass(frozen=True)
@@ -191,14 +193,22 @@ def bucket(distance: Int[Tensor, "queries keys"], bidirectional: bool) -> Int[Te
 
 
 class T5(nn.Module):
-    """Encoder-decoder over the kit's own tokens."""
+    """Encoder-decoder over the kit's own tokens.
 
-    def __init__(self, n_tokens: int, shape: Shape, dropout: float = 0.0) -> None:
+    Args:
+        n_read_only: tokens behind the others that a source may hold and a target never does.
+        marks: what is added to the rows of a source's tokens, if anything.
+    """
+
+    def __init__(
+        self, n_tokens: int, shape: Shape, dropout: float = 0.0, n_read_only: int = 0, marks: Marks | None = None
+    ) -> None:
         super().__init__()
         self.n_tokens, self.shape, self.dropout = n_tokens, shape, dropout
-        self.embedding = nn.Embedding(n_tokens, shape.dim)
+        self.embedding = nn.Embedding(n_tokens + n_read_only, shape.dim)
         self.encoder = Stack(shape, dropout, decoder=False)
         self.decoder = Stack(shape, dropout, decoder=True)
+        self.marks = marks
 
     def initialise(self, seed: int) -> "T5":
         """Draw T5's initial weights and return the model; token rows are N(0, 1), each its own (lineage.md 6.1)."""
@@ -206,7 +216,7 @@ class T5(nn.Module):
         std_query, std_dim = (shape.dim * shape.d_kv) ** -0.5, shape.dim**-0.5
         std = {"query": [std_query], "key_value": [std_dim] * 2, "query_key_value": [std_query, std_dim, std_dim]}
         std |= {"output": [shape.inner**-0.5], "widen": [std_dim], "narrow": [shape.feed_forward**-0.5]}
-        std |= {"position_bias": [std_dim], "embedding": [1.0]}
+        std |= {"position_bias": [std_dim], "embedding": [1.0], "words": [1.0]}
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if parameter.ndim > 1:
@@ -219,12 +229,17 @@ class T5(nn.Module):
         """Return the tokens' rows, unscaled."""
         return drop(self.embedding(tokens), self.dropout, self.training)
 
-    def encode(self, source: Int[Tensor, "batch source"]) -> Memory:
+    def encode(self, source: Int[Tensor, "batch source"] | Source) -> Memory:
         """Return the encoder's output; padding is no key."""
-        kept = source != PAD
-        positions = torch.arange(source.shape[1], device=source.device)
+        tokens = source.tokens if isinstance(source, Source) else source
+        kept = tokens != PAD
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
         bias = self.encoder.bias(positions, positions).masked_fill(~kept[:, None, None, :], -math.inf)
-        x = self.embed(source)
+        if isinstance(source, Source):
+            assert self.marks is not None, "a marked source for a model without marks"
+            x = drop(self.marks(self.embedding(tokens), source), self.dropout, self.training)
+        else:
+            x = self.embed(tokens)
         for layer in self.encoder:
             x = layer.feed_forward(layer.self_attention.attend(x, *layer.self_attention.project(x), bias))
         return Memory(self.encoder.finish(x), kept)
@@ -245,17 +260,18 @@ class T5(nn.Module):
     def logits(
         self, hidden: Float[Tensor, "*axes dim"], first: int = 0, stop: int | None = None
     ) -> Float[Tensor, "*axes tokens"]:
-        """Return the logits of tokens first..stop: the embedding tied, scaled by dim^-0.5."""
+        """Return the logits of tokens first..stop, of those that can be written: the embedding tied, scaled."""
+        stop = self.n_tokens if stop is None else stop
         return functional.linear(hidden * self.shape.dim**-0.5, self.embedding.weight[first:stop])
 
     def forward(
-        self, source: Int[Tensor, "batch source"], target: Int[Tensor, "batch target"]
+        self, source: Int[Tensor, "batch source"] | Source, target: Int[Tensor, "batch target"]
     ) -> Float[Tensor, "batch target tokens"]:
         """Return the logits of every target token given those before it."""
         return self.logits(self.decode(functional.pad(target, (1, 0), value=PAD)[:, :-1], self.encode(source)))
 
     def loss(
-        self, source: Int[Tensor, "batch source"], target: Int[Tensor, "batch target"], reduction: str = "mean"
+        self, source: Int[Tensor, "batch source"] | Source, target: Int[Tensor, "batch target"], reduction: str = "mean"
     ) -> Float[Tensor, ""]:
         """Return the cross-entropy over target tokens (eos included, padding ignored): their mean, or their sum."""
         logits = self(source, target).float()
@@ -319,6 +335,8 @@ def load_hf_blocks(model: T5, folder: Path) -> None:
         raise Refused(f"generator.pretrained={folder}: no T5 with ReLU blocks there ({error} is missing)") from error
     rows, own = weights.pop("embedding.weight"), model.state_dict()
     for name, tensor in own.items():
+        if name.startswith(OURS):
+            continue
         if name != "embedding.weight" and (name not in weights or weights[name].shape != tensor.shape):
             found = tuple(weights[name].shape) if name in weights else "nothing"
             raise Refused(

@@ -1,7 +1,7 @@
 """Vocabulary: codes <-> tokens. The only place that knows how a token is numbered and written.
 
 Order of tokens: pad, eos, prompts of the tasks, separators, codes (stream by stream, level by level, every code whether
-used or not), suffixes.
+used or not), suffixes. Behind all that is ever written stand tokens that are only read: the users'.
 
 Names (`contract.md`): MusicRec `<s1.7>` shared and `<a.3>` specific levels in text, `<S1.7>` and `<A.3>` in image,
 `<name:s1.7>` and `<name:a.3>` in any other stream; MGR `<txt-1-214>`, `<img-1-40>`, `<name-1-7>`.
@@ -41,18 +41,22 @@ class Vocabulary:
         ids: the semantic IDs that it writes.
         params: how they are written.
         blocks: all tokens behind pad and eos, in order.
-        size: number of tokens.
+        size: number of tokens that can be written.
+        users: number of users with a token of their own.
     """
 
     ids: SemanticIds
     params: IdsParams
     blocks: tuple[Block, ...]
     size: int
+    users: int = 0
     pad: int = PAD  # also what the decoder starts from, as in T5
     eos: int = EOS
 
     @classmethod
-    def from_ids(cls, ids: SemanticIds, params: IdsParams, tasks: int = 0, prompt_tokens: int = 4) -> "Vocabulary":
+    def from_ids(
+        cls, ids: SemanticIds, params: IdsParams, tasks: int = 0, prompt_tokens: int = 4, users: int = 0
+    ) -> "Vocabulary":
         """Return the vocabulary of `ids` with `prompt_tokens` learned prompt tokens for each of `tasks` tasks.
 
         `params.tie_shared_tokens`: one token per shared code instead of one per stream (lineage row 24).
@@ -67,7 +71,17 @@ class Vocabulary:
         for kind, key, size in sizes:
             blocks.append(Block(kind, key, first, size))
             first += size
-        return cls(ids, params, tuple(blocks), first)
+        return cls(ids, params, tuple(blocks), first, users)
+
+    @property
+    def n_read_only(self) -> int:
+        """Return the number of tokens that are never written: the users' and that of an unknown user."""
+        return self.users + 1 if self.users else 0
+
+    def user_tokens(self, users: np.ndarray) -> np.ndarray:
+        """Return the token of each user number; all that are unknown, such as -1, share one."""
+        known = (users >= 0) & (users < self.users)
+        return self.size + np.where(known, users + 1, 0)
 
     def prompts(self, task: int) -> np.ndarray:
         """Return the prompt tokens int32 [prompt_tokens] of a task number."""
@@ -142,6 +156,7 @@ class Vocabulary:
         names = ["<pad>", "<eos>"]
         for block in self.blocks:
             names += [self._name(block, value) for value in range(block.size)]
+        names += ["<user.unknown>", *(f"<user.{number}>" for number in range(self.users))][: self.n_read_only]
         twice = len(names) - len(set(names))
         if twice:
             raise Refused(
