@@ -7,7 +7,7 @@ this machine's own measured matrix rate and a share of it that such stages reach
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from musicrec_kit import runs
-from musicrec_kit.params import Settings
+from musicrec_kit.params import VISUAL, Settings
 from musicrec_kit.pipeline import Job
 
 # width of an encoder's output and its operations per item (multiply-adds x 2): from the models' own cards
@@ -188,6 +188,9 @@ def _tokenizer(job: Job, counts: Counts) -> tuple[int, float, float, float]:
 def _ids(settings: Settings, items: int) -> tuple[int, int]:
     """Return (tokens of an ID, tokens of the vocabulary) of a view."""
     t = settings.tokenizer
+    if settings.ids.source == "numbers":
+        digits = len(str(items))
+        return digits, 10 if settings.ids.tie_levels else 10 * digits
     if t.grows_a_tree:
         levels = max(1, math.ceil(math.log(max(2.0, items / t.leaf), t.branching)))
         # children's numbers, or numbers of all clusters of a level
@@ -197,19 +200,24 @@ def _ids(settings: Settings, items: int) -> tuple[int, int]:
 
 
 def _model(job: Job, counts: Counts) -> tuple[int, int, int, int]:
-    """Return parameters: all, the encoder's, the decoder's, the written tokens'; counted on the meta device."""
+    """Return parameters: those trained, the encoder's, the decoder's, the written tokens', on the meta device."""
     import torch
 
-    from musicrec_kit.generation import marks, seq2seq
+    from musicrec_kit.generation import fit, marks, seq2seq
 
     s = job.settings
     vocabulary = 2 + s.generator.prompt_tokens * 4 + len(s.views) * _ids(s, counts.items)[1]
-    shape, users = seq2seq.SHAPES[s.generator.backbone], counts.users + 1 if s.generator.user_tokens else 0
+    g, shape = s.generator, replace(seq2seq.SHAPES[s.generator.backbone], adapters=s.generator.adapters)
+    pictures = fit.blank(1, _encoder(job, VISUAL)[0]) if g.visual_tokens else None
+    read_only = (counts.users + 1 if g.user_tokens else 0) + bool(g.visual_tokens)
     with torch.device("meta"):
-        marked = marks.Marks(shape.dim, s.data.history) if s.generator.whole_word else None
-        model = seq2seq.T5(vocabulary, shape, n_read_only=users, marks=marked)
+        marked = marks.Marks.of(shape.dim, s.data.history if g.whole_word else 0, g.visual_tokens, pictures)
+        model = seq2seq.T5(vocabulary, shape, n_read_only=read_only, marks=marked)
+    if g.frozen and g.pretrained:
+        fit.freeze(model)
     count: Any = lambda part: sum(p.numel() for p in part.parameters())
-    return count(model), count(model.encoder), count(model.decoder), vocabulary * shape.dim
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return trained, count(model.encoder), count(model.decoder), vocabulary * shape.dim
 
 
 def _generator(job: Job, counts: Counts) -> tuple[int, float, float, float]:
@@ -217,7 +225,8 @@ def _generator(job: Job, counts: Counts) -> tuple[int, float, float, float]:
     parameters, encoder, decoder, table = _model(job, counts)
     levels, views = _ids(s, counts.items)[0], len(s.views)
     tokens = {"direct": (views, 1.0, levels)}
-    tokens |= {"next": (views, counts.history * levels, levels), "cross": (1, counts.history * levels, levels)}
+    tokens |= {"next": (views, counts.history * (levels + g.visual_tokens), levels)}
+    tokens |= {"cross": (1, counts.history * levels, levels)}
     tokens |= {"joint": (1, counts.history * levels * views, levels * views)} if views > 1 else {}
     operations = 0.0
     for task in g.tasks:

@@ -26,6 +26,7 @@ from musicrec_kit.stage_params import (
 
 __all__ = [
     "PROFILES",
+    "VISUAL",
     "CFParams",
     "CounterParams",
     "DataParams",
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 Size = Literal["smoke", "small", "paper"]
+VISUAL = "image"  # the modality that `generator.visual_tokens` shows
 
 
 class Refused(ValueError):
@@ -105,6 +107,8 @@ class Settings(Frozen):
     @property
     def streams(self) -> tuple[str, ...]:
         """Return what gives an item codes: its modalities, or what stands in for them."""
+        if self.ids.source == "numbers":
+            return (self.ids.source,)
         own = self.ids.source == "tokenizer" and not self.tokenizer.reads_features
         return (self.tokenizer.kind,) if own else self.modalities
 
@@ -112,6 +116,11 @@ class Settings(Frozen):
     def tokenized(self) -> tuple[str, ...]:
         """Return the modalities whose features the item tokenizer reads."""
         return self.modalities if self.ids.source == "tokenizer" and self.tokenizer.reads_features else ()
+
+    @property
+    def encoded(self) -> tuple[str, ...]:
+        """Return the modalities whose features the item tokenizer or the generator reads."""
+        return tuple(dict.fromkeys([*self.tokenized, *([VISUAL] if self.generator.visual_tokens else [])]))
 
 
 OPEN_KEYS: dict[str, type[BaseModel]] = {"features": FeatureParams}  # a modality is any word

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicrec_kit import runs
-from musicrec_kit.params import Refused
+from musicrec_kit.params import VISUAL, Refused
 from musicrec_kit.plan import VERSIONS, Plan
 
 if TYPE_CHECKING:
@@ -185,6 +185,8 @@ class Job(Plan):
                     [str(item) for item in range(self.dataset.n_items)] if kept else list(self.dataset.items["raw_id"])
                 )
                 ids.import_index(paths, keys).save(folder)
+            elif self.settings.ids.source == "numbers":
+                ids.number_items(self.dataset.n_items, self.settings.ids, self.seed).save(folder)
             else:
                 ids.make_ids(self.codes, self.settings.views, self.settings.ids, self.seed).save(folder)
 
@@ -207,7 +209,15 @@ class Job(Plan):
 
         s = self.settings
         return generation.fit_generator(
-            self.sequences, self.ids, s.generator, s.ids, s.data.history, folder, self.seed, self.torch_device
+            self.sequences,
+            self.ids,
+            s.generator,
+            s.ids,
+            s.data.history,
+            folder,
+            self.seed,
+            self.torch_device,
+            self.features[VISUAL] if s.generator.visual_tokens else None,
         )
 
     @cached_property

@@ -14,14 +14,15 @@ import pandas as pd
 import yaml
 
 from musicrec_kit import methods, runs
-from musicrec_kit.params import Frozen, Refused, Settings, Size
+from musicrec_kit.params import VISUAL, Frozen, Refused, Settings, Size
 
 STAGES = ("data", "features", "cf", "tokenizer", "ids", "generator", "rank", "evaluate")
 
 # raised by hand when a stage's results change for equal settings: what was built before is then built again
 VERSIONS = {"data": 1, "features": 1, "cf": 1, "tokenizer": 1, "ids": 1, "generator": 1, "rank": 1, "evaluate": 1}
 
-TOKEN_FIELDS = ("tie_shared_tokens", "separators", "separator_token", "tokens")  # of ids, read by stage generator
+# of ids, read by stage generator
+TOKEN_FIELDS = ("tie_levels", "tie_shared_tokens", "separators", "separator_token", "tokens")
 PATH_FIELDS = ("interactions", "items", "images", "tags", "descriptions", "item2id")
 
 
@@ -63,8 +64,8 @@ class Plan:
         if "features" not in self.stages:
             return
         known = self.settings.features
-        parts = [part for m in self.settings.tokenized if m in known for part in known[m].of]
-        for modality in [*self.settings.tokenized, *parts]:
+        parts = [part for m in self.settings.encoded if m in known for part in known[m].of]
+        for modality in [*self.settings.encoded, *parts]:
             if modality in parts and modality in known and known[modality].encoder == "fusion":
                 raise Refused(f"features.{modality} is a fusion itself; fuse the modalities that it is made of")
             if modality not in known:
@@ -81,7 +82,7 @@ class Plan:
         settings = self.settings
         if settings.family == "heuristic":
             return ("data", "rank", "evaluate")
-        features = ("features",) if settings.tokenized else ()
+        features = ("features",) if settings.encoded else ()
         tokenizer: tuple[str, ...] = ()
         if settings.ids.source == "tokenizer":
             cf = settings.tokenizer.alpha > 0 or settings.tokenizer.beta > 0
@@ -116,7 +117,7 @@ class Plan:
         if "features" not in self.stages:
             return {}
         known = self.settings.features
-        asked = [m for m in self.settings.tokenized if m in known]
+        asked = [m for m in self.settings.encoded if m in known]
         parts = [part for m in asked if known[m].encoder == "fusion" for part in known[m].of]
         return {m: known[m] for m in dict.fromkeys([*parts, *asked])}
 
@@ -193,7 +194,7 @@ class Plan:
             "cf": ["data"],
             "tokenizer": [*(features or ["data"]), *(["cf"] if "cf" in self.stages else [])],
             "ids": ["tokenizer"] if "tokenizer" in self.stages else ["data"],
-            "generator": ["data", "ids"],
+            "generator": ["data", "ids", *([f"features.{VISUAL}"] if self.settings.generator.visual_tokens else [])],
             "rank": ["data", "generator"] if "generator" in self.stages else ["data"],
             "evaluate": ["data", "rank"],
         }

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from musicrec_kit import runs
-from musicrec_kit.params import Refused, Settings, build
+from musicrec_kit.params import VISUAL, Refused, Settings, build
 from musicrec_kit.pipeline import pick_device
 from musicrec_kit.settings_help import nearest
 
@@ -156,7 +156,8 @@ class Recommender:
 
         if "tokenizer" not in self.run.stages:
             raise Refused(
-                f"run {self.run.name} started from published IDs: there is no tokenizer to give new items IDs"
+                f"run {self.run.name} has IDs from elsewhere ({self.settings.ids.source}): there is no tokenizer to "
+                "give new items IDs"
             )
         known = set(self.items["raw_id"].astype(str)) & set(items["raw_id"].astype(str))
         if known:
@@ -166,16 +167,19 @@ class Recommender:
         present = {name: ~np.isnan(matrix).any(axis=1) for name, matrix in features.items()}
         filled = {name: np.nan_to_num(np.asarray(matrix, np.float32)) for name, matrix in features.items()}
         tokenizer = tokenizers.load(self.run.stage("tokenizer"))
+        only_shown = set(self.settings.encoded) - set(self.settings.tokenized)
         # every item twice: distances to all codes are given for items that collide, and are wanted for each
         codes = tokenizer.encode(
-            {name: np.tile(matrix, (2, 1)) for name, matrix in filled.items()},
-            {name: np.tile(mask, 2) for name, mask in present.items()},
+            {name: np.tile(matrix, (2, 1)) for name, matrix in filled.items() if name not in only_shown},
+            {name: np.tile(mask, 2) for name, mask in present.items() if name not in only_shown},
         )
         ids = self.generator.vocabulary.ids
         made = {view: self._extended(view, codes, len(items)) for view in ids.views}
         views, suffix = ({view: parts[i] for view, parts in made.items()} for i in (0, 1))
         vocabulary = replace(self.generator.vocabulary, ids=replace(ids, views=views, suffix=suffix))
         self.generator = replace(self.generator, vocabulary=vocabulary)
+        if self.generator.model.marks is not None:
+            self.generator.model.marks.show(filled.get(VISUAL), present.get(VISUAL), len(items))
         first = len(self.items)
         added = items.assign(item=np.arange(first, first + len(items)))
         self.items = pd.concat([self.items, added], ignore_index=True)

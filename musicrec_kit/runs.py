@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from musicrec_kit.params import Refused
 
@@ -265,15 +266,24 @@ class Run:
 
 
 def encoders(run: Run) -> str:
-    """Return what made the features of a run, in words: every table row prints it, since encoders get substituted."""
+    """Return what made the features of a run, in words: every table row prints it, since encoders get substituted.
+
+    So does a T5 that the method keeps frozen: without a pretrained one, all of it is trained.
+    """
     named = []
     for stage in run.stages:
         kind, _, modality = stage.partition(".")
         path = run.stage(stage) / f"{modality}.safetensors"
         if kind == "features" and path.is_file():
             named.append(f"{modality}: {read_tensor_metadata(path).get('encoder', 'unknown')}")
+    told = run.folder / "settings.yaml"
+    settings = yaml.safe_load(told.read_text(encoding="utf-8")) if told.is_file() else {}
     if not named and "ids" in run.stages:
-        return "none (IDs from interactions)" if "tokenizer" in run.stages else "published IDs"
+        words = {"tokenizer": "none (IDs from interactions)", "numbers": "none (IDs are numbers)"}
+        named.append(words.get(settings.get("ids", {}).get("source", ""), "published IDs"))
+    generator = settings.get("generator", {}) if "generator" in run.stages else {}
+    if generator.get("frozen") and not generator.get("pretrained"):
+        named.append("T5 from scratch")
     return ", ".join(named) or "none"
 
 

@@ -232,14 +232,18 @@ PROFILES: dict[str, dict[str, Any]] = {
 class IdsParams(Frozen):
     """How codes become semantic IDs and tokens."""
 
-    source: Literal["tokenizer", "published"] = Field(
-        "tokenizer", description="codes of our tokenizer, or the data set's own files"
+    source: Literal["tokenizer", "published", "numbers"] = Field(
+        "tokenizer", description="codes of our tokenizer, the data set's own files, or item numbers as digits"
+    )
+    numbering: Literal["random", "order"] = Field(
+        "random", description="numbers: drawn; order: the data's, whose neighbours tell who first took what (a leak)"
     )
     files: dict[str, str] = Field(default_factory=dict, description="published: view -> *.index.json")
     views: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="view -> streams of codes joined in it; empty: one view per modality"
     )
     collisions: Literal["distance", "suffix", "sinkhorn", "keep"] = Field("distance")
+    tie_levels: bool = Field(False, description="all levels of a stream use the same tokens, as digits do")
     tie_shared_tokens: bool = Field(False, description="shared levels of all views use the same tokens")
     separators: bool = Field(False, description="a token of its own at each change of modality inside a view")
     separator_token: Literal["special", "borrowed"] = Field(
@@ -271,6 +275,11 @@ class GeneratorParams(Frozen):
     )
     user_tokens: bool = Field(False, description="a token of the user's own before every history")
     whole_word: bool = Field(False, description="tokens of the j-th item of a source share an embedding of j (P5)")
+    visual_tokens: int = Field(0, ge=0, description="tokens made of an item's picture behind its own in a history")
+    adapters: int = Field(0, ge=0, description="T5's width over that of the adapters behind its sublayers; 0: none")
+    frozen: bool = Field(
+        False, description="with `pretrained`, train only adapters, norms, tokens and marks; without it, all weights"
+    )
     prompt_tokens: int = Field(
         4, ge=0, description="learned tokens before the tasks joint, align and cross (lineage.md row 31)"
     )

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from musicrec_kit import seeds
 from musicrec_kit.data.splits import Examples, Sequences
-from musicrec_kit.generation.marks import Source
+from musicrec_kit.generation.marks import NO_PICTURE, Marks, Source
 from musicrec_kit.ids.vocabulary import EOS, PAD, Vocabulary
 from musicrec_kit.params import Refused
 
@@ -106,6 +106,22 @@ def write(vocabulary: Vocabulary, writing: Writing) -> tuple[np.ndarray, np.ndar
     return tokens, lengths - (lengths > 0) * int(vocabulary.ids.has_suffix(view))
 
 
+def with_pictures(
+    tokens: np.ndarray, lengths: np.ndarray, marks: Marks, picture: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (tokens, lengths, pictures) of items with the visual tokens of each behind its own.
+
+    Pictures int32 [items, width] number the visual tokens of all items, `marks.visual` each; an item without a picture,
+    or without an ID, has none.
+    """
+    more = np.where(marks.present.cpu().numpy() & (lengths > 0), marks.visual, 0).astype(lengths.dtype)
+    place = np.arange(tokens.shape[1] + marks.visual) - lengths[:, None]
+    inside = (place >= 0) & (place < more[:, None])
+    wide = np.pad(tokens, ((0, 0), (0, marks.visual)))
+    shown = np.where(inside, np.arange(len(tokens))[:, None] * marks.visual + place, NO_PICTURE).astype(np.int32)
+    return np.where(inside, picture, wide).astype(np.int32), lengths + more, shown
+
+
 class Spans(NamedTuple):
     """Examples as places in a `TokenStore`: int64 [examples] each."""
 
@@ -141,30 +157,36 @@ class TokenStore:
         tasks: Iterable[Task],
         device: str | torch.device = "cpu",
         partner: np.ndarray | None = None,
-        whole_word: bool = False,
+        marks: Marks | None = None,
     ) -> None:
         """Lay out the tokens.
 
         Args:
             partner: int64 [items], the item whose ID alignment asks for, by default the same.
-            whole_word: sources are marked with the items that their tokens belong to.
+            marks: what the model is told besides tokens; sources are marked so, and show the pictures of a history.
         """
         self.device, self._vocabulary = torch.device(device), vocabulary
-        self._partner, self._whole_word = partner, whole_word
+        self._partner, self._marks = partner, marks
         self._ends: dict[tuple[str, Writing], np.ndarray] = {}
-        arrays, words, size = [], [], 0
+        arrays, words, pictures, size = [], [], [], 0
         read = {(task.kind, task.source) for task in tasks if task.kind != "direct"}
         for kind, writing in sorted(read | {("item", task.target) for task in tasks}):
             tokens, lengths = write(vocabulary, writing)
+            shown = np.full_like(tokens, NO_PICTURE)
             if kind == "next":
-                tokens, lengths = tokens[sequences.items], lengths[sequences.items]
+                if marks is not None and marks.visual:
+                    tokens, lengths, shown = with_pictures(tokens, lengths, marks, vocabulary.picture)
+                tokens, lengths, shown = (part[sequences.items] for part in (tokens, lengths, shown))
             arrays.append(tokens[np.arange(tokens.shape[1]) < lengths[:, None]])
+            pictures.append(shown[np.arange(shown.shape[1]) < lengths[:, None]])
             words.append(np.repeat(np.cumsum(lengths > 0, dtype=np.int32), lengths))
             self._ends[kind, writing] = size + np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
             size += len(arrays[-1])
-        self.tokens = torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *arrays])).to(self.device)
-        # running numbers of the items that are written; a source counts from its own first one
-        self.words = torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *words])).to(self.device)
+        # words are running numbers of the items that are written; a source counts from its own first one
+        self.tokens, self.words, self.pictures = (
+            torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *parts])).to(self.device)
+            for parts in (arrays, words, pictures)
+        )
         n_prompts = max([task.prompt for task in tasks], default=-1) + 1
         rows = np.zeros((n_prompts + 1, len(vocabulary.prompts(0)) if n_prompts else 0), np.int32)
         for number in range(n_prompts):
@@ -213,11 +235,12 @@ class TokenStore:
             source = torch.where(position < n_prompt, told, source)
         if self._vocabulary.users:
             source = torch.where((position == n_prompt) & (user >= 0), user, source)
-        if not self._whole_word:
+        if self._marks is None:
             return source
         at = position - before
-        word = self.words[(first + at).clamp(0, len(self.words) - 1)] - self.words[first] + 1
-        return Source(source, torch.where((at >= 0) & (at < length), word, 0).long())
+        inside, place = (at >= 0) & (at < length), (first + at).clamp(0, len(self.words) - 1)
+        words = torch.where(inside, self.words[place] - self.words[first] + 1, 0)
+        return Source(source, words.long(), torch.where(inside, self.pictures[place], NO_PICTURE).long())
 
     def targets(self, spans: Int[Tensor, "batch 6"], width: int) -> Int[Tensor, "batch width"]:
         """Return tokens + eos of each example's target, padded to `width`."""

@@ -9,7 +9,7 @@ from musicrec_kit.generation import beam_search, decoding, exact, seq2seq, tasks
 from musicrec_kit.generation.beam_search import search
 from musicrec_kit.generation.legal import make_legal
 from musicrec_kit.generation.seq2seq import T5, Shape
-from musicrec_kit.ids import collisions
+from musicrec_kit.ids import collisions, number_items
 from musicrec_kit.ids.vocabulary import Vocabulary
 from musicrec_kit.params import IdsParams
 from musicrec_kit.tokenizers.clusters import grow
@@ -124,6 +124,7 @@ WORLDS = {
     ),
     "uneven": (uneven_ids, {}),
     "tree": (tree_ids, {}),
+    "numbers": (lambda: number_items(30, IdsParams(), 0), {"tie_levels": True}),
 }
 
 

@@ -7,7 +7,7 @@ import torch
 
 from musicrec_kit.data.splits import Examples, Sequences, held_out, train_prefixes
 from musicrec_kit.generation.fit import Generator, fit_generator
-from musicrec_kit.generation.marks import Marks, Source
+from musicrec_kit.generation.marks import NO_PICTURE, Marks, Source
 from musicrec_kit.generation.ranking import rank
 from musicrec_kit.generation.seq2seq import T5, Shape
 from musicrec_kit.generation.tasks import TokenStore, batches
@@ -25,6 +25,10 @@ def small(params=TINY, users=2, **more):
     ids = reference.make_ids({"text": CODES}, 4)
     sequences = Sequences.from_lists([[1, 0, 2, 3, 1, 0], [3, 1, 0, 3]], 4)
     return Generator.untrained(ids, params, IdsParams(), 3, users=users, **more), sequences
+
+
+def marked(tokens, words):
+    return Source(tokens, words, torch.full_like(tokens, NO_PICTURE))
 
 
 def test_sources_by_hand():
@@ -72,20 +76,20 @@ def test_whole_words_are_added_to_the_rows():
     marks = Marks(2, 3)
     with torch.no_grad():
         marks.words.weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [5.0, 5.0]]))
-    source = Source(torch.tensor([[9, 7, 7, 1]]), torch.tensor([[0, 1, 2, 0]]))
+    source = marked(torch.tensor([[9, 7, 7, 1]]), torch.tensor([[0, 1, 2, 0]]))
     rows = torch.full((1, 4, 2), 10.0)
     assert marks(rows, source).tolist() == [[[10, 10], [11, 10], [10, 11], [10, 10]]]
 
 
 def test_zero_whole_words_change_nothing_and_others_tell_items_apart():
-    marked = T5(12, SHAPE, marks=Marks(16, 4)).initialise(0).eval()
+    model = T5(12, SHAPE, marks=Marks(16, 4)).initialise(0).eval()
     plain = T5(12, SHAPE).initialise(0).eval()
-    plain.load_state_dict({n: t for n, t in marked.state_dict().items() if not n.startswith("marks.")})
+    plain.load_state_dict({n: t for n, t in model.state_dict().items() if not n.startswith("marks.")})
     tokens, words = torch.tensor([[3, 4, 3, 4, 1, 0]]), torch.tensor([[1, 1, 2, 2, 0, 0]])
-    same = marked.encode(Source(tokens, words)).hidden
+    same = model.encode(marked(tokens, words)).hidden
     assert not torch.allclose(same, plain.encode(tokens).hidden)
-    torch.nn.init.zeros_(marked.marks.words.weight)
-    assert torch.equal(marked.encode(Source(tokens, words)).hidden, plain.encode(tokens).hidden)
+    torch.nn.init.zeros_(model.marks.words.weight)
+    assert torch.equal(model.encode(marked(tokens, words)).hidden, plain.encode(tokens).hidden)
 
 
 def test_users_are_read_and_never_written():
