@@ -1,11 +1,13 @@
 """What a run would cost: stages, parameters, time, memory and disk, from settings and counts alone.
 
-Parameters are exact: models are built on torch's `meta` device, which holds no weights. Times are operations divided by
+Parameters are exact: models are built on torch's `meta` device, which holds no weights. Only the depth of a tree of
+clusters, and so its tokens, is a guess: that of a tree whose clusters are of one size. Times are operations divided by
 this machine's own measured matrix rate and a share of it that such stages reach; believe them within a factor of two.
 """
 
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from musicrec_kit import runs
+from musicrec_kit.params import VISUAL, Settings
 from musicrec_kit.pipeline import Job
 
 # width of an encoder's output and its operations per item (multiply-adds x 2): from the models' own cards
@@ -165,6 +168,12 @@ def _cf(job: Job, counts: Counts) -> tuple[int, float, float, float]:
 def _tokenizer(job: Job, counts: Counts) -> tuple[int, float, float, float]:
     s, t = job.settings, job.settings.tokenizer
     widths = [_encoder(job, m)[0] for m in s.modalities]
+    if not t.reads_features:  # sklearn's spectral clustering: 14 s of a core for 6,250 items and 20 clusters
+        return 0, 7e3 * counts.items**2, 60.0 * counts.interactions, 8.0 * counts.items
+    if t.grows_a_tree:
+        levels, _ = _ids(s, counts.items)
+        operations = 2.0 * (levels - 1) * t.branching * sum(widths) * counts.items * t.kmeans_iterations
+        return 0, operations, counts.items * sum(widths) * FP32 * 3, counts.items / t.leaf * sum(widths) * FP32
     if t.kind.endswith("rkmeans"):
         operations = 2.0 * t.levels * t.codes * sum(widths) * counts.items * t.kmeans_iterations
         return 0, operations, counts.items * sum(widths) * FP32 * 3, t.levels * t.codes * sum(widths) * FP32
@@ -176,26 +185,48 @@ def _tokenizer(job: Job, counts: Counts) -> tuple[int, float, float, float]:
     return mlp + joint + books, operations, 16.0 * mlp + counts.items * sum(widths) * FP32 * 2, FP32 * (mlp + books)
 
 
-def _model(job: Job) -> tuple[int, int, int]:
-    """Return parameters of the encoder, of the decoder, and of the token table, counted on the meta device."""
+def _ids(settings: Settings, items: int) -> tuple[int, int]:
+    """Return (tokens of an ID, tokens of the vocabulary) of a view."""
+    t = settings.tokenizer
+    if settings.ids.source == "numbers":
+        digits = len(str(items))
+        return digits, 10 if settings.ids.tie_levels else 10 * digits
+    if t.grows_a_tree:
+        levels = max(1, math.ceil(math.log(max(2.0, items / t.leaf), t.branching)))
+        # children's numbers, or numbers of all clusters of a level
+        of_level = [t.branching if t.reads_features else t.branching**level for level in range(1, levels + 1)]
+        return levels + 1, sum(min(n, items) for n in of_level) + t.leaf
+    return t.levels, t.levels * t.codes
+
+
+def _model(job: Job, counts: Counts) -> tuple[int, int, int, int]:
+    """Return parameters: those trained, the encoder's, the decoder's, the written tokens', on the meta device."""
     import torch
 
-    from musicrec_kit.generation import seq2seq
+    from musicrec_kit.generation import fit, marks, seq2seq
 
     s = job.settings
-    vocabulary = 2 + s.generator.prompt_tokens * 4 + len(s.views) * s.tokenizer.levels * s.tokenizer.codes
+    vocabulary = 2 + s.generator.prompt_tokens * 4 + len(s.views) * _ids(s, counts.items)[1]
+    g, shape = s.generator, replace(seq2seq.SHAPES[s.generator.backbone], adapters=s.generator.adapters)
+    pictures = fit.blank(1, _encoder(job, VISUAL)[0]) if g.visual_tokens else None
+    read_only = (counts.users + 1 if g.user_tokens else 0) + bool(g.visual_tokens)
     with torch.device("meta"):
-        model = seq2seq.T5(vocabulary, seq2seq.SHAPES[s.generator.backbone])
+        marked = marks.Marks.of(shape.dim, s.data.history if g.whole_word else 0, g.visual_tokens, pictures)
+        model = seq2seq.T5(vocabulary, shape, n_read_only=read_only, marks=marked)
+    if g.frozen and g.pretrained:
+        fit.freeze(model)
     count: Any = lambda part: sum(p.numel() for p in part.parameters())
-    table = vocabulary * seq2seq.SHAPES[s.generator.backbone].dim
-    return count(model.encoder), count(model.decoder), table
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return trained, count(model.encoder), count(model.decoder), vocabulary * shape.dim
 
 
 def _generator(job: Job, counts: Counts) -> tuple[int, float, float, float]:
     s, g = job.settings, job.settings.generator
-    encoder, decoder, table = _model(job)
-    levels, views = s.tokenizer.levels, len(s.views)
-    tokens = {"next": (views, counts.history * levels, levels), "cross": (1, counts.history * levels, levels)}
+    parameters, encoder, decoder, table = _model(job, counts)
+    levels, views = _ids(s, counts.items)[0], len(s.views)
+    tokens = {"direct": (views, 1.0, levels)}
+    tokens |= {"next": (views, counts.history * (levels + g.visual_tokens), levels)}
+    tokens |= {"cross": (1, counts.history * levels, levels)}
     tokens |= {"joint": (1, counts.history * levels * views, levels * views)} if views > 1 else {}
     operations = 0.0
     for task in g.tasks:
@@ -205,7 +236,6 @@ def _generator(job: Job, counts: Counts) -> tuple[int, float, float, float]:
         elif task == "align" and views > 1:
             operations += 6.0 * counts.items * views * (views - 1) * (levels + 1) * (encoder + decoder + table)
     operations *= g.epochs
-    parameters = encoder + decoder + table
     activations = g.batch * counts.history * levels * views * 60 * 128 * FP32
     return parameters, operations, 16.0 * parameters + activations, 2 * FP32 * parameters
 
@@ -215,8 +245,8 @@ def _rank(job: Job, counts: Counts) -> tuple[int, float, float, float]:
     disk = counts.users * 2 * 2 * 20 * 12.0 * (len(s.views) + 4)
     if s.family == "heuristic":
         return 0, 0.0, 1024 * counts.items * FP32 * 3.0, disk
-    encoder, decoder, table = _model(job)
-    levels, views, beams = s.tokenizer.levels, len(s.views), s.rank.beam
+    _, encoder, decoder, table = _model(job, counts)
+    levels, views, beams = _ids(s, counts.items)[0], len(s.views), s.rank.beam
     lengths = [levels] * views + ([levels * views] if views > 1 and "joint" in s.generator.tasks else [])
     once = sum(2.0 * (n * counts.history * encoder + (n + 1) * beams * (decoder + table)) for n in lengths)
     # two splits, each with and without the history

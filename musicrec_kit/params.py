@@ -26,6 +26,7 @@ from musicrec_kit.stage_params import (
 
 __all__ = [
     "PROFILES",
+    "VISUAL",
     "CFParams",
     "CounterParams",
     "DataParams",
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 Size = Literal["smoke", "small", "paper"]
+VISUAL = "image"  # the modality that `generator.visual_tokens` shows
 
 
 class Refused(ValueError):
@@ -75,6 +77,16 @@ class Settings(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _leaves_told_apart(self) -> "Settings":
+        leaves = self.ids.source == "tokenizer" and self.tokenizer.grows_a_tree
+        if leaves and self.ids.collisions in ("distance", "sinkhorn"):
+            raise ValueError(
+                f"tokenizer.kind={self.tokenizer.kind} gives the items of a leaf one code row, and ids.collisions="
+                f"{self.ids.collisions} looks for free codes; set ids.collisions=suffix (or keep)"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _copies(cls, values: Any) -> Any:
@@ -89,8 +101,26 @@ class Settings(Frozen):
 
     @property
     def views(self) -> dict[str, tuple[str, ...]]:
-        """Return view -> streams; one view per modality unless `ids.views` says otherwise."""
-        return dict(self.ids.views) or {name: (name,) for name in self.modalities}
+        """Return view -> streams; one view per stream unless `ids.views` says otherwise."""
+        return dict(self.ids.views) or {name: (name,) for name in self.streams}
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Return what gives an item codes: its modalities, or what stands in for them."""
+        if self.ids.source == "numbers":
+            return (self.ids.source,)
+        own = self.ids.source == "tokenizer" and not self.tokenizer.reads_features
+        return (self.tokenizer.kind,) if own else self.modalities
+
+    @property
+    def tokenized(self) -> tuple[str, ...]:
+        """Return the modalities whose features the item tokenizer reads."""
+        return self.modalities if self.ids.source == "tokenizer" and self.tokenizer.reads_features else ()
+
+    @property
+    def encoded(self) -> tuple[str, ...]:
+        """Return the modalities whose features the item tokenizer or the generator reads."""
+        return tuple(dict.fromkeys([*self.tokenized, *([VISUAL] if self.generator.visual_tokens else [])]))
 
 
 OPEN_KEYS: dict[str, type[BaseModel]] = {"features": FeatureParams}  # a modality is any word

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicrec_kit import runs
-from musicrec_kit.params import Refused
+from musicrec_kit.params import VISUAL, Refused
 from musicrec_kit.plan import VERSIONS, Plan
 
 if TYPE_CHECKING:
@@ -139,9 +139,15 @@ class Job(Plan):
 
         def build(folder: Path) -> None:
             self.refuse_more_codes_than_items()
-            read = {m: self.features[m] for m in self.settings.modalities}
+            read = {m: self.features[m] for m in self.settings.tokenized}
             tokenizer, codes = tokenizers.fit(
-                read, self.item_vectors, self.settings.tokenizer, folder, self.seed, self.torch_device
+                read,
+                self.item_vectors,
+                self.settings.tokenizer,
+                folder,
+                self.seed,
+                self.torch_device,
+                self.sequences,
             )
             tokenizer.save(folder)
             codes.save(folder)
@@ -152,7 +158,7 @@ class Job(Plan):
     def refuse_more_codes_than_items(self) -> None:
         """Refuse a tokenizer with more codes than the data set has items."""
         codes, items = self.settings.tokenizer.codes, self.dataset.n_items
-        if codes > items:
+        if codes > items and not self.settings.tokenizer.grows_a_tree:
             raise Refused(
                 f"tokenizer.codes={codes} is more than the {items} items of {self.dataset_name}: "
                 f"k-means cannot start {codes} codes from {items} items; set tokenizer.codes to {items} or fewer"
@@ -181,6 +187,8 @@ class Job(Plan):
                     [str(item) for item in range(self.dataset.n_items)] if kept else list(self.dataset.items["raw_id"])
                 )
                 ids.import_index(paths, keys).save(folder)
+            elif self.settings.ids.source == "numbers":
+                ids.number_items(self.dataset.n_items, self.settings.ids, self.seed).save(folder)
             else:
                 ids.make_ids(self.codes, self.settings.views, self.settings.ids, self.seed).save(folder)
 
@@ -203,7 +211,15 @@ class Job(Plan):
 
         s = self.settings
         return generation.fit_generator(
-            self.sequences, self.ids, s.generator, s.ids, s.data.history, folder, self.seed, self.torch_device
+            self.sequences,
+            self.ids,
+            s.generator,
+            s.ids,
+            s.data.history,
+            folder,
+            self.seed,
+            self.torch_device,
+            self.features[VISUAL] if s.generator.visual_tokens else None,
         )
 
     @cached_property

@@ -14,14 +14,15 @@ import pandas as pd
 import yaml
 
 from musicrec_kit import methods, runs
-from musicrec_kit.params import Frozen, Refused, Settings, Size
+from musicrec_kit.params import VISUAL, Frozen, Refused, Settings, Size
 
 STAGES = ("data", "features", "cf", "tokenizer", "ids", "generator", "rank", "evaluate")
 
 # raised by hand when a stage's results change for equal settings: what was built before is then built again
 VERSIONS = {"data": 1, "features": 1, "cf": 1, "tokenizer": 1, "ids": 1, "generator": 1, "rank": 1, "evaluate": 1}
 
-TOKEN_FIELDS = ("tie_shared_tokens", "separators", "separator_token", "tokens")  # of ids, read by stage generator
+# of ids, read by stage generator
+TOKEN_FIELDS = ("tie_levels", "tie_shared_tokens", "separators", "separator_token", "tokens")
 PATH_FIELDS = ("interactions", "items", "images", "tags", "descriptions", "item2id")
 
 
@@ -62,11 +63,11 @@ class Plan:
         self._check_modalities()
 
     def _check_modalities(self) -> None:
-        if "tokenizer" not in self.stages:
+        if "features" not in self.stages:
             return
         known = self.settings.features
-        parts = [part for m in self.settings.modalities if m in known for part in known[m].of]
-        for modality in [*self.settings.modalities, *parts]:
+        parts = [part for m in self.settings.encoded if m in known for part in known[m].of]
+        for modality in [*self.settings.encoded, *parts]:
             if modality in parts and modality in known and known[modality].encoder == "fusion":
                 raise Refused(f"features.{modality} is a fusion itself; fuse the modalities that it is made of")
             if modality not in known:
@@ -83,10 +84,12 @@ class Plan:
         settings = self.settings
         if settings.family == "heuristic":
             return ("data", "rank", "evaluate")
-        if settings.ids.source == "published":
-            return ("data", "ids", "generator", "rank", "evaluate")
-        cf = ("cf",) if settings.tokenizer.alpha > 0 or settings.tokenizer.beta > 0 else ()
-        return ("data", "features", *cf, "tokenizer", "ids", "generator", "rank", "evaluate")
+        features = ("features",) if settings.encoded else ()
+        tokenizer: tuple[str, ...] = ()
+        if settings.ids.source == "tokenizer":
+            cf = settings.tokenizer.alpha > 0 or settings.tokenizer.beta > 0
+            tokenizer = ("cf", "tokenizer") if cf else ("tokenizer",)
+        return ("data", *features, *tokenizer, "ids", "generator", "rank", "evaluate")
 
     @cached_property
     def files(self) -> dict[str, Path]:
@@ -116,7 +119,7 @@ class Plan:
         if "features" not in self.stages:
             return {}
         known = self.settings.features
-        asked = [m for m in self.settings.modalities if m in known]
+        asked = [m for m in self.settings.encoded if m in known]
         parts = [part for m in asked if known[m].encoder == "fusion" for part in known[m].of]
         return {m: known[m] for m in dict.fromkeys([*parts, *asked])}
 
@@ -167,7 +170,9 @@ class Plan:
         elif kind == "cf":
             own = {**_told(s.cf), "history": s.data.history, **seed}
         elif kind == "tokenizer":
-            own = {**_told(s.tokenizer), "modalities": list(s.modalities), **seed}
+            # sizes hold values for trees, which no other tokenizer reads
+            unread = set() if s.tokenizer.grows_a_tree else {"branching", "leaf"}
+            own = {**_told(s.tokenizer, exclude=unread), "modalities": list(s.modalities), **seed}
         elif kind == "ids":
             own = {
                 **_told(s.ids, exclude={"files", *TOKEN_FIELDS}),
@@ -190,15 +195,15 @@ class Plan:
         """Return the stages that a stage reads itself, as they are keyed."""
         kind, _, modality = stage.partition(".")
         used = self._used_features()
-        features = [f"features.{m}" for m in self.settings.modalities if m in used]
+        features = [f"features.{m}" for m in self.settings.tokenized if m in used]
         fused = used[modality].of if modality and used[modality].encoder == "fusion" else ()
         reads = {
             "data": [],
             "features": ["data", *(f"features.{m}" for m in fused)],
             "cf": ["data"],
-            "tokenizer": [*features, *(["cf"] if "cf" in self.stages else [])],
+            "tokenizer": [*(features or ["data"]), *(["cf"] if "cf" in self.stages else [])],
             "ids": ["tokenizer"] if "tokenizer" in self.stages else ["data"],
-            "generator": ["data", "ids"],
+            "generator": ["data", "ids", *([f"features.{VISUAL}"] if self.settings.generator.visual_tokens else [])],
             "rank": ["data", "generator"] if "generator" in self.stages else ["data"],
             "evaluate": ["data", "rank"],
         }

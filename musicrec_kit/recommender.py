@@ -4,6 +4,7 @@ Data in: a run's folder, raw item ids. Data out: a frame of recommendations.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from musicrec_kit import runs
-from musicrec_kit.params import Refused, Settings, build
+from musicrec_kit.params import VISUAL, Refused, Settings, build
 from musicrec_kit.pipeline import pick_device
 from musicrec_kit.settings_help import nearest
 
@@ -85,15 +86,15 @@ class Recommender:
         made = Sequences.from_lists(numbers, len(self.items))
         ends, zeros = made.offsets[1:], np.zeros(len(numbers), np.int32)
         starts = np.maximum(made.offsets[:-1], ends - self.generator.history)
-        users = np.arange(len(numbers), dtype=np.int64)
-        examples, whole = (Examples(users, first, ends, zeros) for first in (starts, made.offsets[:-1]))
+        nobody = np.full(len(numbers), -1, np.int64)  # no user that the model may have a token for
+        examples, whole = (Examples(nobody, first, ends, zeros) for first in (starts, made.offsets[:-1]))
         lists = generation.rank(self.generator, made, examples, whole, self.settings.rank, self.run.seed)
         name = list_name or self.main_list
         if f"{name}/no_history" not in lists:
             known = [n for n in lists if not n.endswith("/no_history")]
             raise Refused(f"run {self.run.name} has no list {name!r}; it has {', '.join(known)}")
         ranked = lists[f"{name}/no_history"]
-        rows = [row for user in users for row in self._rows(int(user), ranked.items[user], ranked.scores[user], k)]
+        rows = [row for i in range(len(numbers)) for row in self._rows(i, ranked.items[i], ranked.scores[i], k)]
         return pd.DataFrame(rows)
 
     def _rows(self, user: int, items: np.ndarray, scores: np.ndarray, k: int) -> list[dict[str, Any]]:
@@ -137,7 +138,8 @@ class Recommender:
         """Give new items semantic IDs with the run's own tokenizer, so that they can be read and recommended.
 
         Nothing is retrained: an item is reached through the codes that it shares with known ones. Where its ID is
-        taken, it gets the nearest free code at the last level.
+        taken, it gets the next index among the items of these codes (views that were resolved by a suffix, while there
+        are tokens for it), or the nearest free code at the last level.
 
         Args:
             items: raw_id, title, and more of the data set's columns.
@@ -154,7 +156,8 @@ class Recommender:
 
         if "tokenizer" not in self.run.stages:
             raise Refused(
-                f"run {self.run.name} started from published IDs: there is no tokenizer to give new items IDs"
+                f"run {self.run.name} has IDs from elsewhere ({self.settings.ids.source}): there is no tokenizer to "
+                "give new items IDs"
             )
         known = set(self.items["raw_id"].astype(str)) & set(items["raw_id"].astype(str))
         if known:
@@ -164,16 +167,19 @@ class Recommender:
         present = {name: ~np.isnan(matrix).any(axis=1) for name, matrix in features.items()}
         filled = {name: np.nan_to_num(np.asarray(matrix, np.float32)) for name, matrix in features.items()}
         tokenizer = tokenizers.load(self.run.stage("tokenizer"))
+        only_shown = set(self.settings.encoded) - set(self.settings.tokenized)
         # every item twice: distances to all codes are given for items that collide, and are wanted for each
         codes = tokenizer.encode(
-            {name: np.tile(matrix, (2, 1)) for name, matrix in filled.items()},
-            {name: np.tile(mask, 2) for name, mask in present.items()},
+            {name: np.tile(matrix, (2, 1)) for name, matrix in filled.items() if name not in only_shown},
+            {name: np.tile(mask, 2) for name, mask in present.items() if name not in only_shown},
         )
         ids = self.generator.vocabulary.ids
-        views = {view: self._extended(view, codes, len(items)) for view in ids.views}
-        suffix = {view: np.concatenate([ids.suffix[view], np.zeros(len(items), np.int32)]) for view in ids.views}
+        made = {view: self._extended(view, codes, len(items)) for view in ids.views}
+        views, suffix = ({view: parts[i] for view, parts in made.items()} for i in (0, 1))
         vocabulary = replace(self.generator.vocabulary, ids=replace(ids, views=views, suffix=suffix))
         self.generator = replace(self.generator, vocabulary=vocabulary)
+        if self.generator.model.marks is not None:
+            self.generator.model.marks.show(filled.get(VISUAL), present.get(VISUAL), len(items))
         first = len(self.items)
         added = items.assign(item=np.arange(first, first + len(items)))
         self.items = pd.concat([self.items, added], ignore_index=True)
@@ -184,21 +190,25 @@ class Recommender:
             ]
         )
 
-    def _extended(self, view: str, codes: Any, n_new: int) -> np.ndarray:
-        """Return the view's codes [items + new, levels]."""
+    def _extended(self, view: str, codes: Any, n_new: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the view's codes [items + new, levels] and suffixes [items + new]."""
         ids = self.generator.vocabulary.ids
         streams = [stream for stream, _ in ids.segments[view]]
         new = np.concatenate([codes.codes[stream][:n_new] for stream in streams], axis=1)
-        rows, distances = codes.distances[streams[-1]]
+        rows, distances = codes.distances.get(streams[-1], ((), ()))
         preferred = {int(row): np.argsort(table[-1], kind="stable") for row, table in zip(rows, distances, strict=True)}
-        taken = {tuple(code) for code in ids.views[view].tolist()}
+        taken = Counter(map(tuple, ids.views[view].tolist()))
+        # a suffix without a token cannot be written
+        room = int(ids.suffix[view].max()) + 1 if ids.collisions[view]["method"] == "suffix" else 1
+        suffix = np.zeros(n_new, np.int32)
         for row, code in enumerate(new):
             if (code < 0).all():
                 continue
             choices = [int(code[-1]), *map(int, preferred.get(row, []))]
-            free = next((last for last in choices if (*code[:-1].tolist(), last) not in taken), None)
+            free = next((last for last in choices if taken[*code[:-1].tolist(), last] < room), None)
             if free is None:
-                raise Refused(f"{view}: every last code under {code[:-1].tolist()} is taken: no ID is left")
+                raise Refused(f"{view}: every ID that begins with {code[:-1].tolist()} is taken: none is left")
             code[-1] = free
-            taken.add(tuple(code.tolist()))
-        return np.concatenate([ids.views[view], new.astype(np.int32)])
+            suffix[row] = taken[tuple(code.tolist())]
+            taken[tuple(code.tolist())] += 1
+        return np.concatenate([ids.views[view], new.astype(np.int32)]), np.concatenate([ids.suffix[view], suffix])

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from musicrec_kit.params import Refused
 
@@ -262,6 +263,28 @@ class Run:
         if name not in self.stages:
             raise Refused(f"run {self.name} has no stage {name!r}; it has {', '.join(self.stages)}")
         return stage_folder(self.folder.parents[4], self.dataset, name.split(".", maxsplit=1)[0], self.stages[name])
+
+
+def encoders(run: Run) -> str:
+    """Return what made the features of a run, in words: every table row prints it, since encoders get substituted.
+
+    So does a T5 that the method keeps frozen: without a pretrained one, all of it is trained.
+    """
+    named = []
+    for stage in run.stages:
+        kind, _, modality = stage.partition(".")
+        path = run.stage(stage) / f"{modality}.safetensors"
+        if kind == "features" and path.is_file():
+            named.append(f"{modality}: {read_tensor_metadata(path).get('encoder', 'unknown')}")
+    told = run.folder / "settings.yaml"
+    settings = yaml.safe_load(told.read_text(encoding="utf-8")) if told.is_file() else {}
+    if not named and "ids" in run.stages:
+        words = {"tokenizer": "none (IDs from interactions)", "numbers": "none (IDs are numbers)"}
+        named.append(words.get(settings.get("ids", {}).get("source", ""), "published IDs"))
+    generator = settings.get("generator", {}) if "generator" in run.stages else {}
+    if generator.get("frozen") and not generator.get("pretrained"):
+        named.append("T5 from scratch")
+    return ", ".join(named) or "none"
 
 
 def run_folder(runs: Path, dataset: str, method: str, variant: str, size: str, seed: int) -> Path:

@@ -148,7 +148,9 @@ class CFParams(Frozen):
 class TokenizerParams(Frozen):
     """The item tokenizer. `profile` sets what the papers leave open; a key given by hand wins over its profile."""
 
-    kind: Literal["shared_specific", "rqvae", "rkmeans", "shared_specific_rkmeans"] = Field("shared_specific")
+    kind: Literal["shared_specific", "rqvae", "rkmeans", "shared_specific_rkmeans", "hierarchical", "cooccurrence"] = (
+        Field("shared_specific", description="how codes are made: modules of musicrec_kit/tokenizers")
+    )
     profile: Literal["as_printed", "lineage", "ours"] = Field("as_printed", description="lineage.md section 5")
     codes: int = Field(256, ge=2, le=32767, description="codes per level (N)")
     levels: int = Field(4, ge=1, description="length of one view's ID")
@@ -190,6 +192,8 @@ class TokenizerParams(Frozen):
     check_every: int = Field(2, ge=1, description="epochs between collision counts that choose the checkpoint")
     kmeans_iterations: int = Field(50, ge=1, description="Lloyd iterations of rkmeans and of the k-means start")
     kmeans_restarts: int = Field(1, ge=1)
+    branching: int = Field(50, ge=2, le=32767, description="trees of clusters: children of a cluster")
+    leaf: int = Field(512, ge=1, le=32767, description="trees of clusters: a cluster of more items is split again")
     seed_offset: int = Field(0, ge=0, description="added to the training seed: another tokenizer of the same data")
     allow_collapse: bool = Field(False, description="go on when fewer than a tenth of a level's codes are used")
 
@@ -201,6 +205,16 @@ class TokenizerParams(Frozen):
                 f"must equal tokenizer.levels ({self.levels})"
             )
         return self
+
+    @property
+    def grows_a_tree(self) -> bool:
+        """Return whether codes are ways down a tree of clusters, and the items of a leaf share theirs."""
+        return self.kind in ("hierarchical", "cooccurrence")
+
+    @property
+    def reads_features(self) -> bool:
+        """Return whether codes come from features, or from interactions alone."""
+        return self.kind != "cooccurrence"
 
     def chosen(self, name: Literal["level_reduction", "residual_gradients", "sinkhorn", "scaling"]) -> Any:
         """Return a switch's value: as given, else what the profile says (lineage.md 5.1, rows 6, 8, 10, 20)."""
@@ -218,20 +232,27 @@ PROFILES: dict[str, dict[str, Any]] = {
 class IdsParams(Frozen):
     """How codes become semantic IDs and tokens."""
 
-    source: Literal["tokenizer", "published"] = Field(
-        "tokenizer", description="codes of our tokenizer, or the data set's own files"
+    source: Literal["tokenizer", "published", "numbers"] = Field(
+        "tokenizer", description="codes of our tokenizer, the data set's own files, or item numbers as digits"
+    )
+    numbering: Literal["random", "order"] = Field(
+        "random", description="numbers: drawn; order: the data's, whose neighbours tell who first took what (a leak)"
     )
     files: dict[str, str] = Field(default_factory=dict, description="published: view -> *.index.json")
     views: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="view -> streams of codes joined in it; empty: one view per modality"
     )
     collisions: Literal["distance", "suffix", "sinkhorn", "keep"] = Field("distance")
+    tie_levels: bool = Field(False, description="all levels of a stream use the same tokens, as digits do")
     tie_shared_tokens: bool = Field(False, description="shared levels of all views use the same tokens")
     separators: bool = Field(False, description="a token of its own at each change of modality inside a view")
     separator_token: Literal["special", "borrowed"] = Field(
         "special", description="borrowed: a control, a random code's token in the place of a token of its own"
     )
     tokens: Literal["musicrec", "mgr"] = Field("musicrec", description="how tokens are written")
+
+
+TaskWord = Literal["next", "joint", "align", "cross", "direct"]
 
 
 class GeneratorParams(Frozen):
@@ -241,14 +262,23 @@ class GeneratorParams(Frozen):
         "lineage", description="shapes in generation/seq2seq.py"
     )
     pretrained: str | None = Field(None, description="folder of a Hugging Face T5 whose blocks are the start")
-    tasks: tuple[Literal["next", "joint", "align", "cross"], ...] = Field(
-        ("next", "joint", "align"), description="next item per view, joint, item alignment, next item across views"
+    tasks: tuple[TaskWord, ...] = Field(
+        ("next", "joint", "align"),
+        description="next item per view, joint, item alignment, next item across views; direct: next item of a user "
+        "without the history",
     )
-    stages: tuple[tuple[Literal["next", "joint", "align", "cross"], ...], ...] = Field(
+    stages: tuple[tuple[TaskWord, ...], ...] = Field(
         (), description="several training stages in order; empty: one stage with `tasks`"
     )
     align_pairs: Literal["own", "shuffled"] = Field(
         "own", description="shuffled: a control, every item is aligned with the ID of a random other"
+    )
+    user_tokens: bool = Field(False, description="a token of the user's own before every history")
+    whole_word: bool = Field(False, description="tokens of the j-th item of a source share an embedding of j (P5)")
+    visual_tokens: int = Field(0, ge=0, description="tokens made of an item's picture behind its own in a history")
+    adapters: int = Field(0, ge=0, description="T5's width over that of the adapters behind its sublayers; 0: none")
+    frozen: bool = Field(
+        False, description="with `pretrained`, train only adapters, norms, tokens and marks; without it, all weights"
     )
     prompt_tokens: int = Field(
         4, ge=0, description="learned tokens before the tasks joint, align and cross (lineage.md row 31)"
@@ -272,6 +302,17 @@ class GeneratorParams(Frozen):
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 elsewhere")
     patience: int = Field(10, ge=1, description="epochs without gain on validation loss before stopping")
+
+    @model_validator(mode="after")
+    def _direct_knows_the_user(self) -> "GeneratorParams":
+        if "direct" in self.words and not self.user_tokens:
+            raise ValueError("generator.tasks: direct is asked with the user alone; set generator.user_tokens=true")
+        return self
+
+    @property
+    def words(self) -> frozenset[str]:
+        """Return the task words of all stages."""
+        return frozenset(word for stage in self.stages or (self.tasks,) for word in stage)
 
 
 class RankParams(Frozen):

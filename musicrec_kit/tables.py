@@ -41,7 +41,7 @@ def run_table(run_folder: Path | str, split: str = "test") -> pd.DataFrame:
     for name, best in ceilings(data_manifest(run)).items():
         if name in ("both", "text", "image"):
             table[f"of {name}"] = table["HR@10 new"] / best["hr@10"]
-    return table.assign(encoders=encoders(run))
+    return table.assign(encoders=runs.encoders(run))
 
 
 def _row(users: pd.DataFrame) -> dict[str, float]:
@@ -93,19 +93,6 @@ def data_manifest(run: runs.Run) -> dict[str, Any]:
 def ceilings(manifest: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Return predictor -> metric -> the best value that can be expected; empty for data sets that nobody generated."""
     return manifest.get("ceilings") or (manifest.get("about") or {}).get("ceilings") or {}
-
-
-def encoders(run: runs.Run) -> str:
-    """Return what made the features of a run, in words: every table row prints it, since encoders get substituted."""
-    named = []
-    for stage in run.stages:
-        kind, _, modality = stage.partition(".")
-        path = run.stage(stage) / f"{modality}.safetensors"
-        if kind == "features" and path.is_file():
-            named.append(f"{modality}: {runs.read_tensor_metadata(path).get('encoder', 'unknown')}")
-    if not named and "ids" in run.stages:
-        return "published IDs"
-    return ", ".join(named) or "none"
 
 
 def ceilings_table(manifest: Mapping[str, Any], metrics: Sequence[str] = METRICS) -> pd.DataFrame:

@@ -197,6 +197,57 @@ def test_a_new_item_gets_an_id_and_is_recommended_without_training(finished: Pat
     assert len(recommender.recommend([["brand-new"]], k=5)) == 5
 
 
+def test_new_items_of_a_leaf_get_the_next_indices(tmp_path: Path) -> None:
+    import numpy as np
+
+    from musicrec_kit.params import Refused
+    from musicrec_kit.pipeline import Job
+    from musicrec_kit.recommender import Recommender
+
+    # visual tokens on top: the new items' pictures are read in histories
+    noise = {modality: {"encoder": "noise", "dim": 8} for modality in ("text", "image")}
+    quick = {"generator": {"epochs": 0, "visual_tokens": 2}, "features": noise}
+    job = Job("demo_tiny", "hc_indexer", "smoke", 0, tmp_path, overrides=quick)
+    job.build()
+    assert job.keyed_stages()[1:3] == ["features.text", "features.image"]
+    recommender, ids = Recommender.load(job.run_folder), job.ids
+    path, width = ids.views["text"], int(ids.suffix["text"].max()) + 1
+    size = np.array([(path == row).all(axis=1).sum() for row in path])
+    twin, full = int(size.argmin()), int(size.argmax())
+    assert size[twin] + 1 < width == size[full]
+    rows, shown = (job.features[modality].matrix for modality in ("text", "image"))
+    new = recommender.items.iloc[[twin, twin]].assign(raw_id=["new-0", "new-1"])
+    made = recommender.add_items(new, {"text": rows[[twin, twin]], "image": shown[[twin, twin]]})
+    way = recommender.ids_of(twin)["text"].rsplit("<", 1)[0]
+    assert made.text.tolist() == [f"{way}<dup:text.{size[twin] + i}>" for i in (0, 1)]
+    table = recommender.recommend([["new-0"], [recommender.items.raw_id[0]]], k=20)
+    assert len(table) == 40
+    marks = recommender.generator.model.marks
+    assert marks.present.tolist() == [True] * 122
+    assert np.array_equal(marks.vectors[-1].numpy(), shown[twin])
+    another = recommender.items.iloc[[full]].assign(raw_id="one-too-many")
+    with pytest.raises(Refused, match="none is left"):
+        recommender.add_items(another, {"text": rows[[full]]})
+
+
+def test_clusters_of_behaviour_recommend_to_strangers_and_refuse_new_items(tmp_path: Path) -> None:
+    from musicrec_kit.params import Refused
+    from musicrec_kit.pipeline import Job
+    from musicrec_kit.recommender import Recommender
+
+    job = Job("demo_tiny", "p5_cid", "smoke", 0, tmp_path, overrides={"generator": {"epochs": 1}})
+    job.build()
+    assert "features" not in job.stages and job.keyed_stages()[:2] == ["data", "tokenizer"]
+    assert runs.encoders(runs.load_run(job.run_folder)) == "none (IDs from interactions)"
+    recommender = Recommender.load(job.run_folder)
+    raw = recommender.items.raw_id.tolist()
+    both = recommender.recommend([raw[:3], raw[5:6]], k=20)
+    alone = recommender.recommend([raw[5:6]], k=20)
+    assert len(both) == 40 and both.raw_id[20:].tolist() == alone.raw_id.tolist(), "a stranger is no numbered user"
+    with pytest.raises(Refused, match="a new item has none"):
+        recommender.add_items(recommender.items.iloc[[0]].assign(raw_id="new"), {})
+
+
 def test_list_results_compare_doctor_and_clean(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--runs", str(finished)]
     assert cli.main(["list", *where]) == 0

@@ -60,6 +60,27 @@ def test_run_table_has_every_list_and_both_protocols(run: runs.Run) -> None:
     assert table["encoders"].unique().tolist() == ["text: tiny text net, image: tiny image net"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "stages", "words"),
+    [
+        ("ids: {source: numbers}", ["ids"], "none (IDs are numbers)"),
+        ("ids: {source: tokenizer}", ["tokenizer", "ids"], "none (IDs from interactions)"),
+        ("ids: {source: published}", ["ids"], "published IDs"),
+        ("ids: {source: numbers}\ngenerator: {frozen: true}", ["ids", "generator"], ", T5 from scratch"),
+        ("generator: {frozen: true, pretrained: t5}", ["generator"], "none"),
+        ("generator: {frozen: true}", [], "none"),
+    ],
+)
+def test_encoders_say_what_ids_are_made_of_and_that_nothing_was_frozen(
+    tmp_path: Path, settings: str, stages: list[str], words: str
+) -> None:
+    folder = runs.run_folder(tmp_path, "toy", "row", "", "smoke", 0)
+    runs.write_text(folder / "settings.yaml", settings)
+    run = runs.Run("toy", "row", "", "smoke", 0, folder, dict.fromkeys(stages, "key"))
+    assert runs.encoders(run).endswith(words)
+    assert ("scratch" in runs.encoders(run)) == ("scratch" in words)
+
+
 def test_run_table_gives_the_share_of_every_ceiling(run: runs.Run) -> None:
     table = tables.run_table(run.folder).set_index("list")
     assert table["of both"].tolist() == pytest.approx([0.75 / 0.9, 0.25 / 0.9, 0.25 / 0.9, 0.25 / 0.9])

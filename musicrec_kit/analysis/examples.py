@@ -19,21 +19,21 @@ def task_examples(generator: Generator, sequences: Sequences, history: int = 2) 
 
     Columns: task; examples (in an epoch; tasks of one family share them); source; target.
     """
-    from musicrec_kit.generation.tasks import TokenStore
+    from musicrec_kit.generation.marks import Source
 
     families = [family for families in generator.families.values() for family in families]
-    every = [task for family in families for task in family]
-    store, rows = TokenStore(generator.vocabulary, sequences, every), []
+    store, rows = generator.store(sequences), []
     examples = train_prefixes(sequences, history)
     full = examples.take(np.flatnonzero(examples.end - examples.start == history))
     for family in families:
         shared = f" (one of {len(family)})" if len(family) > 1 else ""
         for task in family:
-            count = int(store.spans(task, examples if task.kind == "next" else None).usable.sum())
-            spans = store.spans(task, full if task.kind == "next" else None)
+            count = int(store.spans(task, None if task.kind == "item" else examples).usable.sum())
+            spans = store.spans(task, None if task.kind == "item" else full)
             first = spans.take(np.flatnonzero(spans.usable)[:1])
             row = store.on_device(first)
             source = store.sources(row, int(store.source_widths(first).max(initial=0)))
+            source = source.tokens if isinstance(source, Source) else source
             target = store.targets(row, int(first.target_length.max(initial=0)) + 1)
             texts = [generator.vocabulary.text(t[0].tolist()) if len(t) else "" for t in (source, target)]
             rows.append((task.name + shared, count, *texts))

@@ -2,8 +2,8 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +13,15 @@ from torch import Tensor
 
 from musicrec_kit import runs, seeds, training
 from musicrec_kit.data.splits import Examples, Sequences, held_out, train_prefixes
+from musicrec_kit.features.store import Features
 from musicrec_kit.generation import seq2seq, tasks
 from musicrec_kit.generation.legal_softmax import LegalSoftmax
+from musicrec_kit.generation.marks import Marks, Source
 from musicrec_kit.generation.seq2seq import SHAPES, T5
 from musicrec_kit.generation.tasks import Family, Task, TokenStore
 from musicrec_kit.ids.semantic_ids import SemanticIds
 from musicrec_kit.ids.vocabulary import PAD, Vocabulary
-from musicrec_kit.params import GeneratorParams, IdsParams, Refused
+from musicrec_kit.params import VISUAL, GeneratorParams, IdsParams, Refused
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,11 @@ class Generator:
         """Return where the weights are."""
         return self.model.embedding.weight.device
 
+    @property
+    def _picture_width(self) -> int:
+        marks = self.model.marks
+        return marks.vectors.shape[1] if marks is not None and marks.visual else 0
+
     def tasks(self, word: str) -> tuple[Task, ...]:
         """Return the tasks of a task word that were trained."""
         return tuple(itertools.chain.from_iterable(self.families.get(word, ())))
@@ -64,7 +71,8 @@ class Generator:
         self.ids.save(folder / "ids")
         runs.write_tensors(folder / WEIGHTS, self.model.state_dict())
         about = {"params": self.params.model_dump(mode="json"), "ids": self.vocabulary.params.model_dump(mode="json")}
-        runs.write_json(folder / ABOUT, {**about, "history": self.history, "log": self.log})
+        counts = {"history": self.history, "users": self.vocabulary.users, "picture_width": self._picture_width}
+        runs.write_json(folder / ABOUT, {**about, **counts, "log": self.log})
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Generator":
@@ -72,7 +80,9 @@ class Generator:
         about = runs.read_json(folder / ABOUT)
         ids_params = IdsParams.model_validate(about["ids"])
         params = GeneratorParams.model_validate(about["params"])
-        made = cls.untrained(SemanticIds.load(folder / "ids"), params, ids_params, about["history"])
+        ids, users = SemanticIds.load(folder / "ids"), about.get("users", 0)
+        pictures = blank(ids.n_items, about["picture_width"]) if params.visual_tokens else None
+        made = cls.untrained(ids, params, ids_params, about["history"], users=users, pictures=pictures)
         weights = runs.read_tensors(folder / WEIGHTS)
         made.model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
         made.model.to(device).eval()
@@ -80,16 +90,36 @@ class Generator:
 
     @classmethod
     def untrained(
-        cls, ids: SemanticIds, params: GeneratorParams, ids_params: IdsParams, history: int, seed: int = 0
+        cls,
+        ids: SemanticIds,
+        params: GeneratorParams,
+        ids_params: IdsParams,
+        history: int,
+        seed: int = 0,
+        users: int = 0,
+        pictures: Features | None = None,
     ) -> "Generator":
-        """Return a generator with initial weights: drawn, or the blocks of `params.pretrained`."""
-        words = set(params.tasks) if not params.stages else set(itertools.chain.from_iterable(params.stages))
-        families = tasks.expand(words, ids.segments)
+        """Return a generator with initial weights.
+
+        Args:
+            users: how many users have tokens of their own (`params.user_tokens`).
+            pictures: what `params.visual_tokens` are made of.
+        """
+        families = tasks.expand(params.words, ids.segments)
         n_prompts = sum(task.prompt >= 0 for family in itertools.chain(*families.values()) for task in family)
-        vocabulary = Vocabulary.from_ids(ids, ids_params, n_prompts, params.prompt_tokens)
+        vocabulary = Vocabulary.from_ids(ids, ids_params, n_prompts, params.prompt_tokens, users, pictures is not None)
+        shape = replace(SHAPES[params.backbone], adapters=params.adapters)
         with seeds.torch_seed(seed, "modules"):  # torch's layers draw weights of their own when they are made
-            model = T5(vocabulary.size, SHAPES[params.backbone], params.dropout).initialise(seed)
+            marks = Marks.of(shape.dim, history if params.whole_word else 0, params.visual_tokens, pictures)
+            model = T5(vocabulary.size, shape, params.dropout, vocabulary.n_read_only, marks).initialise(seed)
         return cls(model, vocabulary, families, params, history)
+
+    def store(
+        self, sequences: Sequences, some: Iterable[Task] | None = None, partner: np.ndarray | None = None
+    ) -> TokenStore:
+        """Return what all trained tasks, or some, read of the sequences, written as the model reads it."""
+        wanted = [task for word in self.families for task in self.tasks(word)] if some is None else list(some)
+        return TokenStore(self.vocabulary, sequences, wanted, self.device, partner, self.model.marks)
 
 
 def fit_generator(
@@ -101,22 +131,29 @@ def fit_generator(
     folder: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
+    pictures: Features | None = None,
 ) -> Generator:
     """Train a generator and return it; with a folder, save it there and continue a killed training.
 
     Stages run one after the other on the same weights, each with its own optimiser and schedule and with the same
     number of epochs or steps (MGR A.2).
 
+    Args:
+        pictures: the features that `params.visual_tokens` are made of.
+
     Raises:
         Refused: a stage has no examples.
     """
-    made = Generator.untrained(ids, params, ids_params, history, seed)
+    users = sequences.n_users if params.user_tokens else 0
+    made = Generator.untrained(ids, params, ids_params, history, seed, users, pictures)
     if params.pretrained:
         seq2seq.load_hf_blocks(made.model, Path(params.pretrained))
+    if params.pretrained and params.frozen:
+        freeze(made.model)
     made.model.to(device)
     every_task = [task for word in made.families for task in made.tasks(word)]
     partner = shuffled_partners(ids.n_items, seed) if params.align_pairs == "shuffled" else None
-    store = TokenStore(made.vocabulary, sequences, every_task, device, partner)
+    store = made.store(sequences, partner=partner)
     loss = T5.loss if params.softmax == "vocabulary" else LegalSoftmax(made.vocabulary, every_task, device).loss
     stages = params.stages or (params.tasks,)
     for number, words in enumerate(stages):
@@ -134,9 +171,27 @@ def fit_generator(
             runs.write_json(done.with_name(ABOUT), records)
             runs.write_tensors(done, made.model.state_dict())  # last: it marks the stage as done
     made.model.eval()
+    if made.vocabulary.users:
+        with torch.no_grad():  # nobody is unknown in training: such a user is read as the mean of all
+            rows = made.model.embedding.weight[made.vocabulary.size :]
+            rows[0] = rows[1 : 1 + users].mean(dim=0)
     if folder is not None:
         made.save(folder)
     return made
+
+
+def freeze(model: T5) -> None:
+    """Leave only adapters, norms, marks and our own tokens to training (VIP5: a frozen backbone).
+
+    VIP5 freezes the tokens, too: its numbers are words that the backbone knows, and ours are new to it.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(part in name for part in ("adapter.", "norm.", "marks.", "embedding.")))
+
+
+def blank(n_items: int, width: int) -> Features:
+    """Return features that a state dict fills."""
+    return Features(VISUAL, np.zeros((n_items, width), np.float32), np.zeros(n_items, bool), "")
 
 
 def shuffled_partners(n_items: int, seed: int) -> np.ndarray:
@@ -165,7 +220,7 @@ def _fit_stage(
     in_epoch = -(-n_examples // params.batch)
     epochs, length = _schedule(params, in_epoch)
 
-    def steps(chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def steps(chunk: int) -> Iterator[tuple[Tensor | Source, Tensor]]:
         # a chunk of training is an epoch, or a part of the steps asked for; both are cut from the same stream
         step, stop = chunk * length, (chunk + 1) * length
         while step < stop:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from musicrec_kit.generation import tasks
+from musicrec_kit.generation.marks import Source
 from musicrec_kit.generation.seq2seq import PAD, T5
 from musicrec_kit.generation.tasks import Task
 from musicrec_kit.ids.prefix_tree import PrefixTree
@@ -50,7 +51,7 @@ class LegalSoftmax:
     def loss(
         self,
         model: T5,
-        source: Int[Tensor, "batch source"],
+        source: Int[Tensor, "batch source"] | Source,
         target: Int[Tensor, "batch target"],
         reduction: str = "mean",
     ) -> Float[Tensor, ""]:

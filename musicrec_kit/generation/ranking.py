@@ -1,7 +1,8 @@
 """Ranking: every user's lists, one per view, `joint`, `merged` and `merged_lse`, plain and with the history masked.
 
-A list is named by its view, or `main` where there is one view. `<list>/no_history` closes all earlier items of the user
-inside the search, so that as many items remain as the beam is wide.
+A list is named by its view, or `main` where there is one view; lists of the task `direct` begin with that word.
+`<list>/no_history` closes all earlier items of the user inside the search, so that as many items remain as the beam is
+wide.
 """
 
 import logging
@@ -23,7 +24,7 @@ from musicrec_kit.generation.exact import best_of, score_everything
 from musicrec_kit.generation.fit import Generator
 from musicrec_kit.generation.legal import NOWHERE, Legal, make_legal
 from musicrec_kit.generation.lists import ItemList
-from musicrec_kit.generation.tasks import Spans, Task, TokenStore
+from musicrec_kit.generation.tasks import Spans, Task
 from musicrec_kit.params import RankParams
 
 log = logging.getLogger(__name__)
@@ -60,13 +61,18 @@ class Ranker:
         self.generator, self.sequences, self.params = generator, sequences, params
         self.invalid: dict[str, float] = {}
         self.n_items, self.width = generator.ids.n_items, max(params.beam, STORED)
-        views, tasks = list(generator.ids.views), (*generator.tasks("next"), *generator.tasks("joint"))
-        assert tasks, "no trained task gives a list: rank needs next or joint"
-        names = {task: "main" if len(views) == 1 else task.name.removeprefix("next/") for task in tasks}
-        self.sources = [self._source(names[task], task, seed) for task in tasks]
-        self.merging = [source.name for source in self.sources if source.task.name != "joint"]
+        tasks = [task for word in ("next", "joint", "direct") for task in generator.tasks(word)]
+        assert tasks, "no trained task gives a list: rank needs next, joint or direct"
+        self.sources = [self._source(self._name(task), task, seed) for task in tasks]
+        self.merging = [source.name for source in self.sources if source.task.name.startswith("next/")]
         self._classes = self._equal_ids()
-        self._store = TokenStore(generator.vocabulary, sequences, tasks, generator.device)
+        self._store = generator.store(sequences, tasks)
+
+    def _name(self, task: Task) -> str:
+        word, _, view = task.name.partition("/")
+        if len(self.generator.ids.views) == 1:
+            return "main" if word == "next" else word
+        return {"next": view, "direct": f"direct_{view}"}.get(word, word)
 
     def _source(self, name: str, task: Task, seed: int) -> _Source:
         made = self.generator

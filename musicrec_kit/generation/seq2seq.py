@@ -7,7 +7,6 @@ same weights; queries, keys and values of a self-attention are one matrix here (
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -18,28 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from musicrec_kit import runs, seeds
+from musicrec_kit.generation.layers import Attention, FeedForward, RMSNorm, Shape, drop
+from musicrec_kit.generation.marks import Marks, Source
 from musicrec_kit.params import Refused
 
 PAD = 0  # also the decoder's first input
 BUCKETS = 32
 MAX_DISTANCE = 128
-EPSILON = 1e-6
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Widths and depth of a T5; encoder and decoder have `layers` each."""
-
-    dim: int
-    feed_forward: int
-    d_kv: int
-    heads: int
-    layers: int
-
-    @property
-    def inner(self) -> int:
-        """Return the width of all heads together, which T5 does not tie to `dim`."""
-        return self.heads * self.d_kv
+OURS = ("marks.", ".adapter.")  # parts of names of parameters that others' T5 has not
 
 
 SHAPES = {
@@ -55,87 +40,6 @@ class Memory(NamedTuple):
 
     hidden: Float[Tensor, "batch source dim"]
     kept: Bool[Tensor, "batch source"]
-
-
-def drop(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Return x with a share `rate` of its entries 0 and the others scaled up, in training.
-
-    torch draws a float per entry on the CPU, a fifth of the time of a training step; here four entries share one draw
-    of 64 bits, so the rate is exact to 2^-16.
-    """
-    if not training or rate == 0.0:
-        return x
-    if x.device.type != "cpu":
-        return functional.dropout(x, rate)
-    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    kept = (draws[: x.numel()] >= round(rate * 2**16) - 2**15).to(x.dtype).mul_(1 / (1 - rate))
-    return x * kept.view(x.shape)
-
-
-class RMSNorm(nn.Module):
-    """Scale by the root mean square, in fp32; no shift, no bias."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes dim"]:
-        """Return x over its root mean square, times the weight."""
-        return functional.rms_norm(x.float(), self.weight.shape, self.weight, EPSILON)
-
-
-class FeedForward(nn.Module):
-    """Norm, widen, ReLU, narrow, add."""
-
-    def __init__(self, shape: Shape, dropout: float) -> None:
-        super().__init__()
-        self.norm = RMSNorm(shape.dim)
-        self.widen = nn.Linear(shape.dim, shape.feed_forward, bias=False)
-        self.narrow = nn.Linear(shape.feed_forward, shape.dim, bias=False)
-        self.dropout = dropout
-
-    def forward(self, x: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes dim"]:
-        """Return x + feed-forward(x)."""
-        hidden = drop(self.widen(self.norm(x)).relu_(), self.dropout, self.training)
-        return x + drop(self.narrow(hidden), self.dropout, self.training)
-
-
-class Attention(nn.Module):
-    """Norm, attend, project, add. T5 does not divide by sqrt(d_kv); its initialisation does."""
-
-    def __init__(self, shape: Shape, dropout: float, cross: bool) -> None:
-        super().__init__()
-        self.shape, self.dropout = shape, dropout
-        self.norm = RMSNorm(shape.dim)
-        if cross:
-            self.query = nn.Linear(shape.dim, shape.inner, bias=False)
-            self.key_value = nn.Linear(shape.dim, 2 * shape.inner, bias=False)
-        else:
-            self.query_key_value = nn.Linear(shape.dim, 3 * shape.inner, bias=False)
-        self.output = nn.Linear(shape.inner, shape.dim, bias=False)
-
-    def heads(self, x: Float[Tensor, "batch length inner"]) -> Float[Tensor, "batch heads length d_kv"]:
-        """Return x with its inner axis split into heads."""
-        return x.unflatten(-1, (self.shape.heads, self.shape.d_kv)).transpose(1, 2)
-
-    def project(self, x: Float[Tensor, "batch length dim"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return query, key and value heads of the normed x (self-attention)."""
-        query, key, value = self.query_key_value(self.norm(x)).chunk(3, dim=-1)
-        return self.heads(query), self.heads(key), self.heads(value)
-
-    def memory_heads(self, hidden: Float[Tensor, "batch source dim"]) -> tuple[Tensor, Tensor]:
-        """Return key and value heads of the encoder's output (cross-attention)."""
-        key, value = self.key_value(hidden).chunk(2, dim=-1)
-        return self.heads(key), self.heads(value)
-
-    def attend(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        """Return x + attention; `bias` is added to the scores and broadcasts over batch, heads and queries."""
-        if self.training and self.dropout:
-            weights = (query @ key.transpose(-1, -2) + bias).softmax(dim=-1)
-            mixed = drop(weights, self.dropout, True).to(value.dtype) @ value
-        else:
-            mixed = functional.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), scale=1.0)
-        return x + drop(self.output(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
 
 
 class Layer(nn.Module):
@@ -191,14 +95,22 @@ def bucket(distance: Int[Tensor, "queries keys"], bidirectional: bool) -> Int[Te
 
 
 class T5(nn.Module):
-    """Encoder-decoder over the kit's own tokens."""
+    """Encoder-decoder over the kit's own tokens.
 
-    def __init__(self, n_tokens: int, shape: Shape, dropout: float = 0.0) -> None:
+    Args:
+        n_read_only: tokens behind the others that a source may hold and a target never does.
+        marks: what is added to the rows of a source's tokens, if anything.
+    """
+
+    def __init__(
+        self, n_tokens: int, shape: Shape, dropout: float = 0.0, n_read_only: int = 0, marks: Marks | None = None
+    ) -> None:
         super().__init__()
         self.n_tokens, self.shape, self.dropout = n_tokens, shape, dropout
-        self.embedding = nn.Embedding(n_tokens, shape.dim)
+        self.embedding = nn.Embedding(n_tokens + n_read_only, shape.dim)
         self.encoder = Stack(shape, dropout, decoder=False)
         self.decoder = Stack(shape, dropout, decoder=True)
+        self.marks = marks
 
     def initialise(self, seed: int) -> "T5":
         """Draw T5's initial weights and return the model; token rows are N(0, 1), each its own (lineage.md 6.1)."""
@@ -206,11 +118,11 @@ class T5(nn.Module):
         std_query, std_dim = (shape.dim * shape.d_kv) ** -0.5, shape.dim**-0.5
         std = {"query": [std_query], "key_value": [std_dim] * 2, "query_key_value": [std_query, std_dim, std_dim]}
         std |= {"output": [shape.inner**-0.5], "widen": [std_dim], "narrow": [shape.feed_forward**-0.5]}
-        std |= {"position_bias": [std_dim], "embedding": [1.0]}
+        std |= {"position_bias": [std_dim], "embedding": [1.0], "words": [1.0], "kinds": [1.0], "up": [0.0]}
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if parameter.ndim > 1:
-                    parts = std[name.split(".")[-2]]
+                    parts = std.get(name.split(".")[-2], [parameter.shape[1] ** -0.5])
                     for rows, scale in zip(parameter.chunk(len(parts)), parts, strict=True):
                         rows.copy_(torch.randn(rows.shape, generator=generator) * scale)
         return self
@@ -219,12 +131,17 @@ class T5(nn.Module):
         """Return the tokens' rows, unscaled."""
         return drop(self.embedding(tokens), self.dropout, self.training)
 
-    def encode(self, source: Int[Tensor, "batch source"]) -> Memory:
+    def encode(self, source: Int[Tensor, "batch source"] | Source) -> Memory:
         """Return the encoder's output; padding is no key."""
-        kept = source != PAD
-        positions = torch.arange(source.shape[1], device=source.device)
+        tokens = source.tokens if isinstance(source, Source) else source
+        kept = tokens != PAD
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
         bias = self.encoder.bias(positions, positions).masked_fill(~kept[:, None, None, :], -math.inf)
-        x = self.embed(source)
+        if isinstance(source, Source):
+            assert self.marks is not None, "a marked source for a model without marks"
+            x = drop(self.marks(self.embedding(tokens), source), self.dropout, self.training)
+        else:
+            x = self.embed(tokens)
         for layer in self.encoder:
             x = layer.feed_forward(layer.self_attention.attend(x, *layer.self_attention.project(x), bias))
         return Memory(self.encoder.finish(x), kept)
@@ -245,17 +162,18 @@ class T5(nn.Module):
     def logits(
         self, hidden: Float[Tensor, "*axes dim"], first: int = 0, stop: int | None = None
     ) -> Float[Tensor, "*axes tokens"]:
-        """Return the logits of tokens first..stop: the embedding tied, scaled by dim^-0.5."""
+        """Return the logits of tokens first..stop, of those that can be written: the embedding tied, scaled."""
+        stop = self.n_tokens if stop is None else stop
         return functional.linear(hidden * self.shape.dim**-0.5, self.embedding.weight[first:stop])
 
     def forward(
-        self, source: Int[Tensor, "batch source"], target: Int[Tensor, "batch target"]
+        self, source: Int[Tensor, "batch source"] | Source, target: Int[Tensor, "batch target"]
     ) -> Float[Tensor, "batch target tokens"]:
         """Return the logits of every target token given those before it."""
         return self.logits(self.decode(functional.pad(target, (1, 0), value=PAD)[:, :-1], self.encode(source)))
 
     def loss(
-        self, source: Int[Tensor, "batch source"], target: Int[Tensor, "batch target"], reduction: str = "mean"
+        self, source: Int[Tensor, "batch source"] | Source, target: Int[Tensor, "batch target"], reduction: str = "mean"
     ) -> Float[Tensor, ""]:
         """Return the cross-entropy over target tokens (eos included, padding ignored): their mean, or their sum."""
         logits = self(source, target).float()
@@ -319,6 +237,8 @@ def load_hf_blocks(model: T5, folder: Path) -> None:
         raise Refused(f"generator.pretrained={folder}: no T5 with ReLU blocks there ({error} is missing)") from error
     rows, own = weights.pop("embedding.weight"), model.state_dict()
     for name, tensor in own.items():
+        if any(part in name for part in OURS):
+            continue
         if name != "embedding.weight" and (name not in weights or weights[name].shape != tensor.shape):
             found = tuple(weights[name].shape) if name in weights else "nothing"
             raise Refused(

@@ -1,10 +1,11 @@
 """Tasks: the kinds of training example, and their batches of tokens.
 
-A history's or an item's tokens are a slice of one long array (`TokenStore`), so an example is five integers (`Spans`)
+A history's or an item's tokens are a slice of one long array (`TokenStore`), so an example is six integers (`Spans`)
 and a batch is one gather on the device. A *writing* is the tuple of views that an item is written in, one after the
 other; where there is one view of several segments, `view:stream` names a segment.
 
-Source = prompt + tokens + eos, target = tokens + eos, padded on the right (lineage.md 3.1).
+Source = prompt + the user's token (`generator.user_tokens`) + tokens + eos, target = tokens + eos, padded on the right
+(lineage.md 3.1).
 """
 
 import logging
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from musicrec_kit import seeds
 from musicrec_kit.data.splits import Examples, Sequences
+from musicrec_kit.generation.marks import NO_PICTURE, Marks, Source
 from musicrec_kit.ids.vocabulary import EOS, PAD, Vocabulary
 from musicrec_kit.params import Refused
 
@@ -35,14 +37,15 @@ class Task:
     """A kind of training example.
 
     Attributes:
-        name: "next/text", "joint", "align/text/image", "cross/text/image".
-        kind: the source is a history and the target its next item, or both are one item.
+        name: "next/text", "joint", "align/text/image", "cross/text/image", "direct/text".
+        kind: the source is a history and the target its next item, or both are one item; direct: the source is the
+            user alone, the target the next item.
         source, target: how they are written.
         prompt: number of the task's own prompt tokens in the vocabulary; -1 for none.
     """
 
     name: str
-    kind: Literal["next", "item"]
+    kind: Literal["next", "item", "direct"]
     source: Writing
     target: Writing
     prompt: int = -1
@@ -65,11 +68,13 @@ def expand(words: Iterable[str], segments: dict[str, tuple[tuple[str, int], ...]
     crossed = pairs if len(views) > 1 else []
     given, prompt = set(words), 0
     families: dict[str, tuple[Family, ...]] = {}
-    for word in ("next", "joint", "align", "cross"):
+    for word in ("next", "joint", "align", "cross", "direct"):
         if word not in given:
             continue
         if word == "next":
             tasks = [Task(f"next/{view}", "next", (view,), (view,)) for view in views]
+        elif word == "direct":
+            tasks = [Task(f"direct/{view}", "direct", (), (view,)) for view in views]
         elif word == "joint":
             tasks = [Task("joint", "next", views, views, prompt)] if len(views) > 1 else []
         else:
@@ -101,6 +106,22 @@ def write(vocabulary: Vocabulary, writing: Writing) -> tuple[np.ndarray, np.ndar
     return tokens, lengths - (lengths > 0) * int(vocabulary.ids.has_suffix(view))
 
 
+def with_pictures(
+    tokens: np.ndarray, lengths: np.ndarray, marks: Marks, picture: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (tokens, lengths, pictures) of items with the visual tokens of each behind its own.
+
+    Pictures int32 [items, width] number the visual tokens of all items, `marks.visual` each; an item without a picture,
+    or without an ID, has none.
+    """
+    more = np.where(marks.present.cpu().numpy() & (lengths > 0), marks.visual, 0).astype(lengths.dtype)
+    place = np.arange(tokens.shape[1] + marks.visual) - lengths[:, None]
+    inside = (place >= 0) & (place < more[:, None])
+    wide = np.pad(tokens, ((0, 0), (0, marks.visual)))
+    shown = np.where(inside, np.arange(len(tokens))[:, None] * marks.visual + place, NO_PICTURE).astype(np.int32)
+    return np.where(inside, picture, wide).astype(np.int32), lengths + more, shown
+
+
 class Spans(NamedTuple):
     """Examples as places in a `TokenStore`: int64 [examples] each."""
 
@@ -109,11 +130,12 @@ class Spans(NamedTuple):
     target_first: np.ndarray
     target_length: np.ndarray
     prompt: np.ndarray
+    user: np.ndarray  # the user's token; -1 for none
 
     @property
     def usable(self) -> np.ndarray:
-        """Return bool [examples]: neither the history nor the target is empty."""
-        return (self.source_length > 0) & (self.target_length > 0)
+        """Return bool [examples]: there is a history or a user, and a target."""
+        return ((self.source_length > 0) | (self.user >= 0)) & (self.target_length > 0)
 
     def take(self, index: np.ndarray) -> "Spans":
         """Return the examples at an index."""
@@ -135,20 +157,36 @@ class TokenStore:
         tasks: Iterable[Task],
         device: str | torch.device = "cpu",
         partner: np.ndarray | None = None,
+        marks: Marks | None = None,
     ) -> None:
-        """Lay out the tokens; `partner` int64 [items] is the item whose ID alignment asks for, by default the same."""
-        self._partner = partner
-        self.device, self._sequences = torch.device(device), sequences
+        """Lay out the tokens.
+
+        Args:
+            partner: int64 [items], the item whose ID alignment asks for, by default the same.
+            marks: what the model is told besides tokens; sources are marked so, and show the pictures of a history.
+        """
+        self.device, self._vocabulary = torch.device(device), vocabulary
+        self._partner, self._marks = partner, marks
         self._ends: dict[tuple[str, Writing], np.ndarray] = {}
-        arrays, size = [], 0
-        for kind, writing in sorted({(task.kind, task.source) for task in tasks} | {("item", t.target) for t in tasks}):
+        arrays, words, pictures, size = [], [], [], 0
+        read = {(task.kind, task.source) for task in tasks if task.kind != "direct"}
+        for kind, writing in sorted(read | {("item", task.target) for task in tasks}):
             tokens, lengths = write(vocabulary, writing)
+            shown = np.full_like(tokens, NO_PICTURE)
             if kind == "next":
-                tokens, lengths = tokens[sequences.items], lengths[sequences.items]
+                if marks is not None and marks.visual:
+                    tokens, lengths, shown = with_pictures(tokens, lengths, marks, vocabulary.picture)
+                tokens, lengths, shown = (part[sequences.items] for part in (tokens, lengths, shown))
             arrays.append(tokens[np.arange(tokens.shape[1]) < lengths[:, None]])
+            pictures.append(shown[np.arange(shown.shape[1]) < lengths[:, None]])
+            words.append(np.repeat(np.cumsum(lengths > 0, dtype=np.int32), lengths))
             self._ends[kind, writing] = size + np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
             size += len(arrays[-1])
-        self.tokens = torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *arrays])).to(self.device)
+        # words are running numbers of the items that are written; a source counts from its own first one
+        self.tokens, self.words, self.pictures = (
+            torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *parts])).to(self.device)
+            for parts in (arrays, words, pictures)
+        )
         n_prompts = max([task.prompt for task in tasks], default=-1) + 1
         rows = np.zeros((n_prompts + 1, len(vocabulary.prompts(0)) if n_prompts else 0), np.int32)
         for number in range(n_prompts):
@@ -162,36 +200,49 @@ class TokenStore:
 
     def spans(self, task: Task, examples: Examples | None) -> Spans:
         """Return the examples of a task: one per history, or one per item where `examples` is None."""
-        if task.kind == "next":
+        out = self._ends["item", task.target]
+        if task.kind == "item":
+            first = np.arange(len(out) - 1)
+            stop, target = first + 1, first if self._partner is None else self._partner
+        else:
             assert examples is not None
             first, stop, target = examples.start, examples.end, examples.target.astype(np.int64)
-        else:
-            first = np.arange(len(self._ends["item", task.target]) - 1)
-            stop, target = first + 1, first if self._partner is None else self._partner
-        source, out = self._ends[task.kind, task.source], self._ends["item", task.target]
-        lengths = source[stop] - source[first], out[target + 1] - out[target]
-        return Spans(source[first], lengths[0], out[target], lengths[1], np.full(len(first), task.prompt, np.int64))
+        begin = length = np.zeros(len(first), np.int64)
+        if task.kind != "direct":
+            source = self._ends[task.kind, task.source]
+            begin, length = source[first], source[stop] - source[first]
+        prompt, user = np.full(len(first), task.prompt), np.full(len(first), -1)
+        if self._vocabulary.users and task.kind != "item" and examples is not None:
+            user = self._vocabulary.user_tokens(examples.users)
+        return Spans(begin, length, out[target], out[target + 1] - out[target], prompt, user)
 
     def source_widths(self, spans: Spans) -> np.ndarray:
-        """Return int64 [examples]: tokens of the source with prompt and eos."""
-        return spans.source_length + (spans.prompt >= 0) * self.n_prompt_tokens + 1
+        """Return int64 [examples]: tokens of the source with prompt, user and eos."""
+        return spans.source_length + (spans.prompt >= 0) * self.n_prompt_tokens + (spans.user >= 0) + 1
 
-    def on_device(self, spans: Spans) -> Int[Tensor, "examples 5"]:
+    def on_device(self, spans: Spans) -> Int[Tensor, "examples 6"]:
         """Return the examples as one tensor on the device."""
         return torch.from_numpy(np.stack(spans, axis=1)).to(self.device)
 
-    def sources(self, spans: Int[Tensor, "batch 5"], width: int) -> Int[Tensor, "batch width"]:
-        """Return prompt + tokens + eos of each example, padded to `width`."""
-        prompt = spans[:, 4:]
+    def sources(self, spans: Int[Tensor, "batch 6"], width: int) -> Int[Tensor, "batch width"] | Source:
+        """Return prompt + user + tokens + eos of each example, padded to `width`; marked if the model reads marks."""
+        first, length, prompt, user = spans[:, :1], spans[:, 1:2], spans[:, 4:5], spans[:, 5:]
         n_prompt = (prompt >= 0) * self.n_prompt_tokens
-        source = self._slices(spans[:, :1], spans[:, 1:2], n_prompt, width)
-        if not self.n_prompt_tokens:
+        before = n_prompt + (user >= 0)
+        source, position = self._slices(first, length, before, width), torch.arange(width, device=self.device)
+        if self.n_prompt_tokens:
+            told = self.prompts[prompt, position.clamp(max=self.n_prompt_tokens - 1)].long()
+            source = torch.where(position < n_prompt, told, source)
+        if self._vocabulary.users:
+            source = torch.where((position == n_prompt) & (user >= 0), user, source)
+        if self._marks is None:
             return source
-        position = torch.arange(width, device=self.device)
-        told = self.prompts[prompt, position.clamp(max=self.n_prompt_tokens - 1)].long()
-        return torch.where(position < n_prompt, told, source)
+        at = position - before
+        inside, place = (at >= 0) & (at < length), (first + at).clamp(0, len(self.words) - 1)
+        words = torch.where(inside, self.words[place] - self.words[first] + 1, 0)
+        return Source(source, words.long(), torch.where(inside, self.pictures[place], NO_PICTURE).long())
 
-    def targets(self, spans: Int[Tensor, "batch 5"], width: int) -> Int[Tensor, "batch width"]:
+    def targets(self, spans: Int[Tensor, "batch 6"], width: int) -> Int[Tensor, "batch width"]:
         """Return tokens + eos of each example's target, padded to `width`."""
         return self._slices(spans[:, 2:3], spans[:, 3:4], torch.zeros_like(spans[:, :1]), width)
 
@@ -210,7 +261,7 @@ def draw_epoch(store: TokenStore, families: Sequence[Family], examples: Examples
     """
     parts = []
     for number, family in enumerate(families):
-        options = [store.spans(task, examples if task.kind == "next" else None) for task in family]
+        options = [store.spans(task, None if task.kind == "item" else examples) for task in family]
         usable = np.stack([option.usable for option in options])
         if len(options) > 1:
             draw = seeds.generator(seed, "tasks", number, epoch).random(usable.shape[1])
@@ -245,7 +296,7 @@ def order_in_batches(
 
 def batches(
     store: TokenStore, spans: Spans, batch: int, seed: int | None = None, epoch: int = 0
-) -> Iterator[tuple[Int[Tensor, "batch source"], Int[Tensor, "batch target"]]]:
+) -> Iterator[tuple[Int[Tensor, "batch source"] | Source, Int[Tensor, "batch target"]]]:
     """Yield (source, target) tokens of all examples, in the order of `order_in_batches`."""
     widths, targets = store.source_widths(spans), spans.target_length + 1
     plan = store.on_device(spans)

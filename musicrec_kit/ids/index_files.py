@@ -164,8 +164,8 @@ def export_index(
         keys: the name of every item in the files; its number without it.
         lineage: write `<a_170>` (`<A_170>` for a view of images), a suffix as one level more, for the lineage's code.
     """
-    # a tied token would not tell its modality
-    vocabulary = Vocabulary.from_ids(ids, params.model_copy(update={"tie_shared_tokens": False}))
+    # a tied token would not tell its modality or level
+    vocabulary = Vocabulary.from_ids(ids, params.model_copy(update={"tie_shared_tokens": False, "tie_levels": False}))
     names = [str(item) for item in range(ids.n_items)] if keys is None else list(keys)
     paths = {}
     for view in ids.views:

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 TABLE, ABOUT = "semantic_ids.parquet", "ids.json"
 NULL = -1
+NUMBERS = "numbers"  # view and stream of IDs that are numbers
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,24 @@ def make_ids(codes: ItemCodes, views: Mapping[str, tuple[str, ...]], params: Ids
     segments = {v: tuple((stream, codes.codes[stream].shape[1]) for stream in streams) for v, streams in views.items()}
     sizes = {view: tuple(n for stream in streams for n in codes.sizes[stream]) for view, streams in views.items()}
     return SemanticIds(made, suffix, segments, sizes, codes.shared_levels, counts)
+
+
+def number_items(n_items: int, params: IdsParams, seed: int) -> SemanticIds:
+    """Return numbers from 1 on as IDs: decimal digits, a level each, without leading zeros (P5, VIP5).
+
+    Numbers are drawn, or with `params.numbering` "order" the data's own, which tell who first took what: to guess that
+    n + 1 follows n then finds targets without any model (`baselines.md` finding 8).
+    """
+    draw = seeds.generator(seed, "ids", "numbers")
+    numbers = 1 + (draw.permutation(n_items) if params.numbering == "random" else np.arange(n_items))
+    width = len(str(n_items))
+    digits = numbers.astype(f"<U{width}").view("<U1").reshape(n_items, width)
+    codes = np.where(digits == "", str(NULL), digits).astype(np.int32)
+    suffix = np.zeros(n_items, np.int32)
+    counts = {NUMBERS: report("keep", codes, codes, suffix)}
+    return SemanticIds(
+        {NUMBERS: codes}, {NUMBERS: suffix}, {NUMBERS: ((NUMBERS, width),)}, {NUMBERS: (10,) * width}, 0, counts
+    )
 
 
 def _resolve(codes: ItemCodes, stream: str, method: str) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Vocabulary: codes <-> tokens. The only place that knows how a token is numbered and written.
 
 Order of tokens: pad, eos, prompts of the tasks, separators, codes (stream by stream, level by level, every code whether
-used or not), suffixes.
+used or not), suffixes. Behind all that is ever written stand tokens that are only read: the users' and one in
+whose place a picture is shown.
 
 Names (`contract.md`): MusicRec `<s1.7>` shared and `<a.3>` specific levels in text, `<S1.7>` and `<A.3>` in image,
 `<name:s1.7>` and `<name:a.3>` in any other stream; MGR `<txt-1-214>`, `<img-1-40>`, `<name-1-7>`.
@@ -41,33 +42,63 @@ class Vocabulary:
         ids: the semantic IDs that it writes.
         params: how they are written.
         blocks: all tokens behind pad and eos, in order.
-        size: number of tokens.
+        size: number of tokens that can be written.
+        users: number of users with a token of their own.
+        pictures: whether sources show pictures.
     """
 
     ids: SemanticIds
     params: IdsParams
     blocks: tuple[Block, ...]
     size: int
+    users: int = 0
+    pictures: bool = False
     pad: int = PAD  # also what the decoder starts from, as in T5
     eos: int = EOS
 
     @classmethod
-    def from_ids(cls, ids: SemanticIds, params: IdsParams, tasks: int = 0, prompt_tokens: int = 4) -> "Vocabulary":
+    def from_ids(
+        cls,
+        ids: SemanticIds,
+        params: IdsParams,
+        tasks: int = 0,
+        prompt_tokens: int = 4,
+        users: int = 0,
+        pictures: bool = False,
+    ) -> "Vocabulary":
         """Return the vocabulary of `ids` with `prompt_tokens` learned prompt tokens for each of `tasks` tasks.
 
+        `params.tie_levels`: one set of tokens for all levels of a stream, as digits have.
         `params.tie_shared_tokens`: one token per shared code instead of one per stream (lineage row 24).
         `params.separators`: k - 1 different tokens for k segments of a view (MGR section 3.2, lineage row 49).
         """
         sizes: list[tuple[str, Key, int]] = [("prompt", (task,), prompt_tokens) for task in range(tasks)]
         if params.separators and params.separator_token == "special":
             sizes += [("separator", (), max(len(segments) for segments in ids.segments.values()) - 1)]
-        sizes += [("code", key, size) for key, size in _code_sizes(ids, params.tie_shared_tokens).items()]
+        sizes += [
+            ("code", key, size) for key, size in _code_sizes(ids, params.tie_shared_tokens, params.tie_levels).items()
+        ]
         sizes += [("suffix", (v,), int(ids.suffix[v].max()) + 1) for v in ids.views if ids.has_suffix(v)]
         blocks, first = [], EOS + 1
         for kind, key, size in sizes:
             blocks.append(Block(kind, key, first, size))
             first += size
-        return cls(ids, params, tuple(blocks), first)
+        return cls(ids, params, tuple(blocks), first, users, pictures)
+
+    @property
+    def n_read_only(self) -> int:
+        """Return the number of tokens that are never written: the users', an unknown user's, and a picture's."""
+        return (self.users + 1 if self.users else 0) + self.pictures
+
+    @property
+    def picture(self) -> int:
+        """Return the token that holds the place of a picture."""
+        return self.size + self.n_read_only - 1
+
+    def user_tokens(self, users: np.ndarray) -> np.ndarray:
+        """Return the token of each user number; all that are unknown, such as -1, share one."""
+        known = (users >= 0) & (users < self.users)
+        return self.size + np.where(known, users + 1, 0)
 
     def prompts(self, task: int) -> np.ndarray:
         """Return the prompt tokens int32 [prompt_tokens] of a task number."""
@@ -142,6 +173,8 @@ class Vocabulary:
         names = ["<pad>", "<eos>"]
         for block in self.blocks:
             names += [self._name(block, value) for value in range(block.size)]
+        names += ["<user.unknown>", *(f"<user.{number}>" for number in range(self.users))] if self.users else []
+        names += ["<picture>"] if self.pictures else []
         twice = len(names) - len(set(names))
         if twice:
             raise Refused(
@@ -180,7 +213,7 @@ class Vocabulary:
 
     def _key(self, stream: str, level: int) -> tuple[str, int]:
         tied = self.params.tie_shared_tokens and level < self.ids.shared_levels
-        return ("" if tied else stream, level)
+        return ("" if tied else stream, 0 if self.params.tie_levels else level)
 
     def _name(self, block: Block, value: int) -> str:
         if block.kind == "code":
@@ -211,14 +244,14 @@ def code_name(stream: str, level: int, code: int, shared_levels: int, tokens: st
     return f"<{label}.{code}>" if stream in ("", "text", "image") else f"<{stream}:{label}.{code}>"
 
 
-def _code_sizes(ids: SemanticIds, tied: bool) -> dict[Key, int]:
+def _code_sizes(ids: SemanticIds, tied: bool, one_set: bool) -> dict[Key, int]:
     """Return (stream, level) -> codes, in the order of views; a stream of two views has one set of tokens."""
     sizes: dict[Key, int] = {}
     for view, segments in ids.segments.items():
         of_level = iter(ids.sizes[view])
         for stream, levels in segments:
             for level in range(levels):
-                key = ("" if tied and level < ids.shared_levels else stream, level)
+                key = ("" if tied and level < ids.shared_levels else stream, 0 if one_set else level)
                 sizes[key] = max(sizes.get(key, 0), next(of_level))
     return sizes
 

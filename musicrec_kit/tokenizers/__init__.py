@@ -25,10 +25,8 @@ Symbols of the MusicRec paper, their names here, and shapes (b items of a batch,
 """
 
 from musicrec_kit.tokenizers.codes import ItemCodes
-from musicrec_kit.tokenizers.fitting import fit
+from musicrec_kit.tokenizers.fitting import fit, load
 from musicrec_kit.tokenizers.health import CollapsedError, usage
 from musicrec_kit.tokenizers.tokenizer import Tokenizer
-
-load = Tokenizer.load
 
 __all__ = ["CollapsedError", "ItemCodes", "Tokenizer", "fit", "load", "usage"]

@@ -11,18 +11,22 @@ import torch
 from torch import Tensor
 
 from musicrec_kit import runs, seeds, training
+from musicrec_kit.data.splits import Sequences
 from musicrec_kit.params import Refused, TokenizerParams
+from musicrec_kit.tokenizers.clusters import Hierarchical
 from musicrec_kit.tokenizers.codes import ItemCodes
+from musicrec_kit.tokenizers.cooccurrence import CoOccurrence
 from musicrec_kit.tokenizers.health import check_collapse, collision_rate, usage
 from musicrec_kit.tokenizers.items import Items
 from musicrec_kit.tokenizers.residual import Rule
 from musicrec_kit.tokenizers.rkmeans import RKMeans
 from musicrec_kit.tokenizers.rqvae import RQVAE
 from musicrec_kit.tokenizers.shared_specific import SharedSpecific
-from musicrec_kit.tokenizers.tokenizer import Tokenizer, latents
+from musicrec_kit.tokenizers.tokenizer import SETTINGS, Tokenizer, latents
 
 log = logging.getLogger(__name__)
 
+AnyTokenizer = Tokenizer | Hierarchical | CoOccurrence
 PROBE = 256  # items on which gradient norms are measured
 
 
@@ -33,7 +37,8 @@ def fit(
     folder: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
-) -> tuple[Tokenizer, ItemCodes]:
+    sequences: Sequences | None = None,
+) -> tuple[AnyTokenizer, ItemCodes]:
     """Fit a tokenizer on all items and return it with their codes.
 
     Args:
@@ -41,6 +46,7 @@ def fit(
         vectors: the CF stage's `ItemVectors` (`.vectors`, `.present`), or None where alpha and beta are 0.
         folder: for `health.json`, and `metrics.jsonl` and checkpoints of the training (one folder per modality when
             they are trained apart). The caller saves what is returned.
+        sequences: the interactions, for a tokenizer that reads them instead of features.
 
     Raises:
         Refused: the settings do not fit the data.
@@ -48,8 +54,15 @@ def fit(
     """
     matrices = {name: found.matrix for name, found in features.items()}
     masks = {name: found.present for name, found in features.items()}
-    _check(masks, vectors, params)
     seed = seeds.child(seed + params.seed_offset, "tokenizer")
+    if not params.reads_features:
+        assert sequences is not None, "clusters of co-occurrence without interactions"
+        clusters = CoOccurrence(params)
+        return clusters, _healthy(clusters.fit(sequences, seed), params, folder)
+    if params.grows_a_tree:
+        tree = Hierarchical.fit(matrices, masks, params, seed)
+        return tree, _healthy(tree.encode(matrices, masks), params, folder)
+    _check(masks, vectors, params)
     items = Items.of(matrices, masks, vectors if params.alpha or params.beta else None, device)
     dims = {name: matrix.shape[1] for name, matrix in matrices.items()}
     tokenizer = Tokenizer(params, dims, None if items.cf is None else items.cf.shape[1], seed).to(device)
@@ -60,14 +73,27 @@ def fit(
             train(part, items.with_modality(part.name), folder / part.name if folder else None, seed)
         else:
             train(part, items, folder, seed)
-    codes = tokenizer.encode(matrices, masks)
+    return tokenizer, _healthy(tokenizer.encode(matrices, masks), params, folder)
+
+
+def load(folder: Path) -> AnyTokenizer:
+    """Read the tokenizer that was saved in a folder, of whatever kind."""
+    path = folder / SETTINGS
+    about = TokenizerParams(**runs.read_json(path)["params"]) if path.is_file() else TokenizerParams()
+    if not about.reads_features:
+        return CoOccurrence.load(folder)
+    return Hierarchical.load(folder) if about.grows_a_tree else Tokenizer.load(folder)
+
+
+def _healthy(codes: ItemCodes, params: TokenizerParams, folder: Path | None) -> ItemCodes:
+    """Return the codes, with their health written and checked; the clusters of a tree use all codes that they can."""
     health = usage(codes)
     if folder:
         runs.write_json(folder / "health.json", health.to_dict("records"))
     log.info("item tokenizer %s:\n%s", params.kind, health.to_string(index=False))
-    if not params.allow_collapse:
+    if not params.allow_collapse and not params.grows_a_tree:
         check_collapse(health)
-    return tokenizer, codes
+    return codes
 
 
 def _check(masks: Mapping[str, Any], vectors: Any | None, params: TokenizerParams) -> None:

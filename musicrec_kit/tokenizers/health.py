@@ -17,15 +17,15 @@ class CollapsedError(RuntimeError):
 def usage(codes: ItemCodes) -> pd.DataFrame:
     """Return one row per stream and level.
 
-    Columns: stream; level (from 0); items (with codes); codes (size of the codebook); used; perplexity (exp of the
-    entropy in nats: the number of codes if all were used alike); top_share (of the items, in the most used code);
+    Columns: stream; level (from 0); items (with a code there); codes (size of the codebook); used; perplexity (exp of
+    the entropy in nats: the number of codes if all were used alike); top_share (of the items, in the most used code);
     prefixes (distinct first level + 1 codes); collisions (items - prefixes); collision_rate (their share);
     largest_group (items with one prefix).
     """
     rows = []
     for stream, every in codes.codes.items():
-        table = every[(every >= 0).all(1)]
-        for level in range(table.shape[1]):
+        for level in range(every.shape[1]):
+            table = every[every[:, level] >= 0]
             share = np.bincount(table[:, level]) / max(1, len(table))
             used = share[share > 0]
             _, groups = np.unique(table[:, : level + 1], axis=0, return_counts=True)

@@ -9,8 +9,10 @@ from musicrec_kit.generation import beam_search, decoding, exact, seq2seq, tasks
 from musicrec_kit.generation.beam_search import search
 from musicrec_kit.generation.legal import make_legal
 from musicrec_kit.generation.seq2seq import T5, Shape
+from musicrec_kit.ids import collisions, number_items
 from musicrec_kit.ids.vocabulary import Vocabulary
 from musicrec_kit.params import IdsParams
+from musicrec_kit.tokenizers.clusters import grow
 
 SHAPE = Shape(dim=16, feed_forward=24, d_kv=8, heads=2, layers=2)
 
@@ -89,6 +91,15 @@ def uneven_ids(seed=0):
     return reference.make_ids({"text": text, "image": image}, 5, suffix={"image": (np.arange(30) % 3).astype(np.int32)})
 
 
+def tree_ids(n=30):
+    """Ways down a tree of one to three levels, and an index in the leaf: IDs of two to four tokens."""
+    draw = np.random.default_rng(5)
+    paths, _ = grow(np.arange(n), lambda members: draw.choice(4, len(members), p=[0.6, 0.2, 0.1, 0.1]), leaf=4)
+    assert {2, 3, 4} <= set(((paths >= 0).sum(axis=1) + 1).tolist())
+    suffix = collisions.suffixes(paths, draw)
+    return reference.make_ids({"text": paths}, 4, suffix={"text": suffix})
+
+
 def numbered(middle):
     """Thirty IDs whose first level is the same whatever `middle` is."""
     n = np.arange(30)
@@ -112,6 +123,8 @@ WORLDS = {
         {"separators": True},
     ),
     "uneven": (uneven_ids, {}),
+    "tree": (tree_ids, {}),
+    "numbers": (lambda: number_items(30, IdsParams(), 0), {"tie_levels": True}),
 }
 
 

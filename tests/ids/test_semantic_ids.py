@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 
 from musicrec_kit.ids.collisions import count
-from musicrec_kit.ids.semantic_ids import SemanticIds, make_ids
+from musicrec_kit.ids.index_files import export_index, import_index
+from musicrec_kit.ids.semantic_ids import SemanticIds, make_ids, number_items
+from musicrec_kit.ids.vocabulary import Vocabulary
 from musicrec_kit.params import IdsParams, Refused
 from musicrec_kit.tokenizers.codes import ItemCodes
 
@@ -139,3 +141,39 @@ def test_item_codes_save_and_load_give_the_same(tmp_path):
         (a == b).all() for s in codes.codes for a, b in zip(loaded.distances[s], codes.distances[s], strict=True)
     )
     assert (loaded.sizes, loaded.shared_levels) == (codes.sizes, codes.shared_levels)
+
+
+def test_numbers_are_digits_without_leading_zeros_each_once(tmp_path):
+    ids = number_items(120, IdsParams(), seed=0)
+    assert ids.segments == {"numbers": (("numbers", 3),)} and ids.sizes == {"numbers": (10, 10, 10)}
+    numbers = ["".join(str(d) for d in row if d >= 0) for row in ids.views["numbers"].tolist()]
+    assert sorted(map(int, numbers)) == list(range(1, 121)) and all(str(int(n)) == n for n in numbers)
+    assert all((row[row.argmin() :] == -1).all() for row in ids.views["numbers"] if row.min() < 0), "nulls at the end"
+    again, other = number_items(120, IdsParams(), seed=0), number_items(120, IdsParams(), seed=1)
+    assert np.array_equal(ids.views["numbers"], again.views["numbers"])
+    assert not np.array_equal(ids.views["numbers"], other.views["numbers"])
+    ordered = number_items(120, IdsParams(numbering="order"), seed=0)
+    assert ordered.views["numbers"][[0, 8, 9, 119]].tolist() == [[1, -1, -1], [9, -1, -1], [1, 0, -1], [1, 2, 0]]
+    ids.save(tmp_path)
+    assert np.array_equal(SemanticIds.load(tmp_path).views["numbers"], ids.views["numbers"])
+
+
+def test_drawn_numbers_do_not_tell_neighbours():
+    """Finding 8: with the data's own numbers, n + 1 follows n; with drawn ones, no more often than by chance."""
+    for numbering, expected in (("order", 119), ("random", 1)):
+        codes = number_items(120, IdsParams(numbering=numbering), seed=0).views["numbers"]
+        numbers = np.array([int("".join(str(d) for d in row if d >= 0)) for row in codes.tolist()])
+        follows = int((np.diff(numbers) == 1).sum())
+        assert follows == expected if numbering == "order" else follows <= 5
+
+
+def test_digits_share_their_tokens_and_exported_numbers_can_be_read_again(tmp_path):
+    ids = number_items(120, IdsParams(), seed=0)
+    params = IdsParams(tie_levels=True)
+    vocabulary = Vocabulary.from_ids(ids, params)
+    assert vocabulary.size == 2 + 10
+    tokens, lengths = vocabulary.tokens_of("numbers")
+    assert (tokens[lengths == 3].max() < 12) and sorted(np.bincount(lengths)[1:].tolist()) == [9, 21, 90]
+    path = export_index(ids, tmp_path, params)["numbers"]
+    read = import_index({"numbers": path}, [str(item) for item in range(120)])
+    assert np.array_equal(read.views["numbers"], ids.views["numbers"])
