@@ -174,7 +174,7 @@ def results(todo: Sequence[Cell], runs_dir: Path, data_root: str | None = None) 
     """
     rows: list[dict[str, Any]] = []
     for cell, run in finished(todo, runs_dir, data_root):
-        extra = {"main_list": run.metrics["main_list"], "encoders": tables.encoders(run), **cell.levels}
+        extra = {"main_list": run.metrics["main_list"], "encoders": runs.encoders(run), **cell.levels}
         for row in runs.results_rows(run):
             split, _, metric = row["metric"].partition("/")
             if split == "test":

@@ -67,6 +67,7 @@ def refits(
     for name, change in changes.items():
         changed = params.model_copy(update={"epochs": epochs, "allow_collapse": True, **change})
         tokenizer, codes = tokenizers.fit(features, vectors, changed, None, seed, device)
+        assert isinstance(tokenizer, Tokenizer), "a tokenizer of clusters has no vectors to look at"
         made[name] = Refit(tokenizer, codes, tokenizer.vectors_of(codes))
     return made
 
