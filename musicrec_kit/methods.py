@@ -4,6 +4,8 @@ The six axes: family, features, item tokenizer, ID layout, tasks and stages, ran
 precedence is size < dataset < method < run.
 """
 
+import copy
+import functools
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -43,10 +45,16 @@ def names(kind: str) -> list[str]:
     return sorted(path.stem for path in folder(kind).glob("*.yaml"))
 
 
+@functools.lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """Parse YAML; the cells of a sweep read the same few files again and again."""
+    return yaml.safe_load(text)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; numbers such as `1e-3`, which YAML reads as text, are left to the settings classes."""
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
         raise Refused(f"{path} is not valid YAML: {error}") from error
     if value is None:
