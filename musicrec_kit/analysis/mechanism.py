@@ -77,7 +77,7 @@ def agreement_with_vectors(
     vectors: ItemVectors,
     held_out: np.ndarray | None = None,
     k: int = 10,
-    pairs: int = 20_000,
+    pairs: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Return whether items alike by z_cf are alike by z-hat: one row per form of z-hat and part of the items.
