@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from musicrec_kit import methods, runs
-from musicrec_kit.analysis.pictures import shorten, thumbnail, title_of
+from musicrec_kit.analysis.pictures import placeholder, shorten, thumbnail, title_of
 from musicrec_kit.data import Dataset
 
 if TYPE_CHECKING:
@@ -245,6 +245,35 @@ def picture_grid(
                 # a dollar sign would start mathematics
                 text = "\n".join([*words, *captions[at : at + 1]]).replace("$", r"\$")
                 axis.set_title(text, fontsize=7, fontweight="normal", loc="center", y=-0.06, va="top")
+        return figure
+
+
+def picture_rows(
+    dataset: Dataset, rows: Sequence[tuple[str, Sequence[int], Sequence[str]]], columns: int = 0, side: int = 160
+) -> "Figure":
+    """Draw rows of items, (heading, items, captions) each, as pictures; item -1 is an empty tile.
+
+    Args:
+        columns: pictures that a row has room for; 0: as many as the longest has.
+    """
+    import textwrap
+
+    columns = max([columns, 1, *(len(items) for _, items, _ in rows)])
+    with theme():
+        figure = _figure(1.6 * columns, 2.35 * max(1, len(rows)), layout="constrained")
+        bands = figure.subfigures(max(1, len(rows)), 1, squeeze=False)[:, 0]
+        for band, (heading, items, captions) in zip(bands, rows, strict=False):
+            band.suptitle(heading.replace("$", r"\$"), x=0.01, ha="left", fontsize=9, fontweight="bold")
+            for at, axis in enumerate(band.subplots(1, columns, squeeze=False)[0]):
+                axis.set_axis_off()
+                if at < len(items):
+                    here = int(items[at]) >= 0
+                    axis.imshow(np.asarray(thumbnail(dataset, int(items[at]), side) if here else placeholder(side)))
+                    words = textwrap.wrap(shorten(title_of(dataset, items[at]), 48), 23) if here else ["no item"]
+                    lines = [*words, *(line for text in captions[at : at + 1] for line in text.split("\n") if line)]
+                    wrapped = [part for line in lines for part in textwrap.wrap(line, 26)]
+                    text = "\n".join(wrapped).replace("$", r"\$")
+                    axis.text(0.5, -0.05, text, transform=axis.transAxes, fontsize=7, ha="center", va="top")
         return figure
 
 

@@ -147,22 +147,23 @@ def hits_by_part(written: Written, k: int = 5) -> dict[str, float]:
     return {**hits, "whole": float((whole & (written.kinds[:, :k] == ITEM)).any(axis=1).mean())}
 
 
-def by_place_decoded(written: Written, places: list[str] | None = None) -> pd.DataFrame:
-    """Return, for every token of the target's ID, how often the first written ID has it at the same position.
+def by_place_decoded(written: Written) -> pd.DataFrame:
+    """Return, for every place of the target's ID, how often the first written ID has the same token at that position.
 
-    Columns: position (from 0), targets, decoded (share right), decoded_given_right (among those with all before right).
+    Columns: place, targets, decoded (share right), decoded_given_right (the same, where all before it are right).
     """
     target, first = written.item_tokens[written.targets], written.tokens[:, 0]
     width = max(target.shape[1], first.shape[1])
     target, first = (np.pad(rows, ((0, 0), (0, width - rows.shape[1]))) for rows in (target, first))
-    right, live = target == first, target != PAD
-    so_far = np.concatenate([np.ones_like(live[:, :1]), np.cumprod(right, axis=1).astype(bool)[:, :-1]], axis=1)
+    right = target == first
+    before = np.cumprod(np.pad(right, ((0, 0), (1, 0)), constant_values=True)[:, :-1], axis=1).astype(bool)
+    place = np.where(target == PAD, -1, written.place_of_token[target])
     rows = []
-    for position in np.flatnonzero(live.any(axis=0)):
-        asked, given = live[:, position], live[:, position] & so_far[:, position]
-        shares = [float(right[some, position].mean()) if some.any() else np.nan for some in (asked, given)]
-        rows.append((int(position), int(asked.sum()), *shares))
-    return pd.DataFrame(rows, columns=["position", "targets", "decoded", "decoded_given_right"])
+    for number, (name, _) in enumerate(written.places):
+        asked = place == number
+        if asked.any():
+            rows.append((name, int(asked.sum()), _mean(right[asked]), _mean(right[asked & before])))
+    return pd.DataFrame(rows, columns=["place", "targets", "decoded", "decoded_given_right"])
 
 
 def correspondence(written: Written, given: int = 0, asked: int = 1) -> dict[str, float]:

@@ -41,14 +41,20 @@ def pairs_alike(groups: np.ndarray, labels: Sequence[Any]) -> float:
     return pairs_in(np.unique(both, return_inverse=True)[1]) / pairs if pairs else float("nan")
 
 
-def pairs_similarity(groups: np.ndarray, features: Features) -> float:
-    """Return the mean cosine similarity of centred features over the pairs inside a group.
+def centred_unit(features: Features) -> np.ndarray:
+    """Return float64 [items, dim]: features less their mean, scaled to length 1; 0 for an item without the modality.
 
-    Centred, so that two random items have 0: encoders put all their outputs into a narrow cone.
+    Centred, so that two random items have a similarity of 0: encoders put all their outputs into a narrow cone.
     """
+    matrix = features.matrix.astype(np.float64)
+    centred = matrix - matrix[features.present].mean(axis=0)
+    return np.where(features.present[:, None], unit_rows(centred), 0)
+
+
+def pairs_similarity(groups: np.ndarray, features: Features) -> float:
+    """Return the mean cosine similarity of centred features over the pairs inside a group."""
     kept = (groups >= 0) & features.present
-    matrix = features.matrix[kept].astype(np.float64)
-    unit, pairs = unit_rows(matrix - matrix.mean(axis=0)), pairs_in(groups[kept])
+    unit, pairs = centred_unit(features)[kept], pairs_in(groups[kept])
     labels = np.unique(groups[kept], return_inverse=True)[1]
     sums = np.zeros((labels.max(initial=-1) + 1, unit.shape[1]))
     np.add.at(sums, labels, unit)
@@ -75,12 +81,12 @@ def what_groups_share(
 
 
 def unlike_pairs(groups: np.ndarray, features: Features, n: int = 3, each: int = 1) -> pd.DataFrame:
-    """Return the n pairs of one group whose features differ most: a, b (item numbers, a < b), similarity (cosine).
+    """Return the n pairs of one group whose features differ most: group, a, b (items, a < b), similarity (centred).
 
     Equal similarities (to six places) are ordered by item number; a group gives at most `each` pairs.
     """
     rows: list[tuple[int, int, int, float]] = []
-    unit = unit_rows(features.matrix.astype(np.float64))
+    unit = centred_unit(features)
     for group in np.unique(groups[groups >= 0]):
         items = np.flatnonzero((groups == group) & features.present)
         a, b = (items[side] for side in np.triu_indices(len(items), 1))

@@ -92,6 +92,7 @@ class Written:
 
     Attributes:
         parts: the modalities, in order of writing.
+        places, place_of_token: as `places_of` gives them.
         tokens: int64 [examples, width, depth], closed by eos and padded.
         kinds: int8 [examples, width], index into KINDS.
         items: int64 [examples, width]: the lowest item that has the ID; -1: none has it.
@@ -103,6 +104,8 @@ class Written:
     """
 
     parts: tuple[str, ...]
+    places: tuple[Place, ...]
+    place_of_token: np.ndarray
     tokens: np.ndarray
     kinds: np.ndarray
     items: np.ndarray
@@ -176,6 +179,8 @@ def read_written(vocabulary: Vocabulary, writing: Writing, tokens: np.ndarray, t
     own = whole.leaf_of_item(len(lengths))
     return Written(
         parts=parts,
+        places=tuple(places),
+        place_of_token=place,
         tokens=tokens.astype(np.int64),
         kinds=kinds.astype(np.int8).reshape(shape),
         items=items.reshape(shape),
