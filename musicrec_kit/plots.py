@@ -104,6 +104,32 @@ def _line(axis: "Axes", x: Any, y: Any, label: str, at: int) -> None:
     axis.plot(x, y, label=label, color=COLOURS[at % 8], linestyle=DASHES[at % 8], marker=marker)
 
 
+def lines(table: pd.DataFrame, x: str, y: str, by: str, panel: str, xlabel: str = "") -> "Figure":
+    """Draw one column of a long table over another, a line per value of `by`, a panel per value of `panel`.
+
+    An `x` of words is drawn in the order in which the words first stand; a dashed grey line is a yardstick: its name
+    begins with "(".
+    """
+    with theme():
+        names = list(dict.fromkeys(table[panel]))
+        figure, axes = _panels(len(names), 3.6)
+        words = None if pd.api.types.is_numeric_dtype(table[x]) else list(dict.fromkeys(table[x]))
+        for name, axis in zip(names, axes, strict=True):
+            for at, label in enumerate(dict.fromkeys(table[by])):
+                rows = table[(table[panel] == name) & (table[by] == label)].dropna(subset=[y])
+                places = rows[x] if words is None else rows[x].map(words.index)
+                if str(label).startswith("("):
+                    axis.plot(places, rows[y], label=label, color="#7f8b92", linestyle="--", linewidth=1.2, zorder=1)
+                else:
+                    _line(axis, places, rows[y], str(label), at)
+            axis.set(title=name, xlabel=xlabel or x)
+            if words is not None:
+                axis.set_xticks(range(len(words)), words, rotation=30, ha="right")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
+        return figure
+
+
 def loss_terms(log: pd.DataFrame, terms: Sequence[str], title: str = "", ylabel: str = "value") -> "Figure":
     """Draw the terms of a loss (or their gradient norms) over epochs, on a log scale; terms that are 0 are left out."""
     with theme():

@@ -27,6 +27,12 @@ def _text(value: Any) -> str:
     return str(value) if isinstance(value, str) else f"{value:,}"
 
 
+def pairs_as_row(table: pd.DataFrame, value: str) -> dict[str, float]:
+    """Return a table of pairs (columns a, b) as one row of a printed table: "a vs. b" -> value, without a = b."""
+    apart = table[table["a"] != table["b"]]
+    return {f"{a} vs. {b}": float(v) for a, b, v in zip(apart["a"], apart["b"], apart[value], strict=True)}
+
+
 def split_statistics(dataset: Dataset) -> dict[str, Any]:
     """Return users, items, interactions, the mean length of a user's sequence, and the shares of train, valid and test.
 
