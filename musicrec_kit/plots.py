@@ -323,6 +323,18 @@ def save(figure: "Figure", frame: pd.DataFrame, stem: str, folder: Path | None =
         for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             with runs.atomic(folder / f"{stem}.{ending}") as part:
                 figure.savefig(part, format=ending, metadata=metadata)
+    save_table(frame, stem, folder)
+    return folder / f"{stem}.png"
+
+
+def save_table(frame: pd.DataFrame, stem: str, folder: Path | None = None) -> Path:
+    """Write `<stem>.csv` where `save` would, and return its path."""
+    folder = methods.home() / "figures" if folder is None else folder
     with runs.atomic(folder / f"{stem}.csv") as part:
         frame.to_csv(part, index=not isinstance(frame.index, pd.RangeIndex), lineterminator="\n")
-    return folder / f"{stem}.png"
+    return folder / f"{stem}.csv"
+
+
+def folder_for_pictures(dataset: Dataset, job: Any) -> Path | None:
+    """Return the folder of `save` for a figure that shows items: the run's, where the pictures are somebody else's."""
+    return None if dataset.manifest.get("source") == "demo" else Path(job.run_folder) / "figures"

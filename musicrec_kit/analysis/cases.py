@@ -1,14 +1,16 @@
 """Single cases of MGR's Figures 3 and 4, found by rule and not by eye, as rows of pictures (`plots.picture_rows`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from musicrec_kit.analysis import groups
+from musicrec_kit.analysis.code_tree import CodeTree
 from musicrec_kit.analysis.written_ids import INVALID, ITEM, KINDS, MISMATCH, Written
 from musicrec_kit.features import Features
+from musicrec_kit.ids.semantic_ids import SemanticIds
 from musicrec_kit.ids.vocabulary import EOS, PAD, Vocabulary
 
 
@@ -57,13 +59,13 @@ def wrong_rows(cases: pd.DataFrame) -> list[PictureRow]:
     return rows
 
 
-def alike_rows(pairs: pd.DataFrame, ids: Sequence[str]) -> list[PictureRow]:
-    """Return `groups.unlike_pairs` as rows of pictures: two items of one ID, each with the ID that `ids` has for it."""
-    rows = []
+def alike_rows(pairs: pd.DataFrame, ids: SemanticIds, tokens: str = "mgr") -> list[PictureRow]:
+    """Return `groups.unlike_pairs` as rows of pictures: two items of one ID, which stands below each."""
+    tree, view, rows = CodeTree(ids, tokens), next(iter(ids.views)), []
     for pair in pairs.to_dict("records"):
         items = [int(pair["a"]), int(pair["b"])]
         heading = f"one fused ID, two pictures (similarity of the pictures {pair['similarity']:.2f})"
-        rows.append(PictureRow(heading, items, [ids[item] for item in items]))
+        rows.append(PictureRow(heading, items, [tree.written(view, item) for item in items]))
     return rows
 
 

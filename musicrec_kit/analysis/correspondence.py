@@ -9,6 +9,7 @@ in one modality nor independent between two.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,30 @@ def by_place_decoded(written: Written) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["place", "targets", "decoded", "decoded_given_right"])
 
 
+def over_places(told: Mapping[str, pd.DataFrame], decoded: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return tables of `by_place` and of `by_place_decoded`, by row, as one long table to draw.
+
+    Columns: row ("(catalogue)": the yardstick), place, switch, measure, value.
+    """
+    parts = [
+        found.merge(decoded[row][["place", "decoded_given_right"]], on="place", how="left").assign(row=row)
+        for row, found in told.items()
+    ]
+    # the places of the longest ID hold those of all others, in order
+    longest = max(told, key=lambda row: len(told[row]))
+    yardstick = told[longest][["place", "switch", "catalogue_entropy", "catalogue_accuracy"]].assign(row="(catalogue)")
+    renamed = yardstick.rename(columns={"catalogue_entropy": "cross_entropy", "catalogue_accuracy": "accuracy"})
+    parts.sort(key=lambda found: len(found) < len(told[longest]))
+    wide = pd.concat([*parts, renamed], ignore_index=True)
+    names = {
+        "cross_entropy": "cross-entropy (nats)",
+        "accuracy": "accuracy, codes before it given",
+        "decoded_given_right": "first written ID, if right so far",
+    }
+    long = wide.melt(["row", "place", "switch"], list(names), "measure", "value").dropna(subset=["value"])
+    return long.assign(measure=long["measure"].map(names)).reset_index(drop=True)
+
+
 def correspondence(written: Written, given: int = 0, asked: int = 1) -> dict[str, float]:
     """Return how often the `asked` part of the first written ID is right where its `given` part is right.
 
@@ -196,6 +221,12 @@ def correspondence(written: Written, given: int = 0, asked: int = 1) -> dict[str
         "right_chance": _mean(right),
         "chance_sd": float(np.sqrt((right * (1 - right)).sum()) / len(rows)) if len(rows) else np.nan,
     }
+
+
+def table(made: Mapping[tuple[str, str], Written], k: int = 5) -> pd.DataFrame:
+    """Return `kinds_of` the first k and `correspondence` of the first written ID, one row per (row, tree)."""
+    rows = [{"row": row, "tree": tree, **kinds_of(w, k), **correspondence(w)} for (row, tree), w in made.items()]
+    return pd.DataFrame(rows)
 
 
 def _distinct(rows: np.ndarray) -> tuple[list[tuple[int, ...]], list[int]]:

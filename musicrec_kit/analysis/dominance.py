@@ -4,15 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from musicrec_kit.analysis.agreement import adjusted_mutual_information, overlap_of
-from musicrec_kit.analysis.groups import centred_unit
+from musicrec_kit.analysis.groups import centred_unit, groups_of
 from musicrec_kit.analysis.neighbours import shared_neighbours
 from musicrec_kit.data.splits import Examples, Sequences, held_out
 from musicrec_kit.evaluation.protocol import RankedList, rank_by_scores
 from musicrec_kit.features import Features
 
 Described = tuple[Features, np.ndarray]  # features, and the first code of every item (-1: none)
+
+
+def described(job: Any, modality: str) -> Described:
+    """Return the features of a job's modality and the first codes that its tokenizer gave."""
+    return job.features[modality], groups_of(job.codes.codes[modality], 1)
 
 
 def nearest_to_last(features: Features, sequences: Sequences, k: int = 5) -> RankedList:
@@ -50,3 +56,17 @@ def kept_of(fused: Described, singles: Mapping[str, Described], sequences: Seque
         row[f"neighbours {name}"] = near[0]
         row |= {f"hits {name}": lists["jaccard"], f"top item {name}": lists["same_top_item"]}
     return row
+
+
+def as_weights_move(
+    fused: Mapping[float, Described], singles: Mapping[str, Described], sequences: Sequences, k: int = 5
+) -> pd.DataFrame:
+    """Return `kept_of` fusions by the weight of the first modality, as a long table to draw.
+
+    Columns: weight of <first modality>, measure (AMI, neighbours, hits, top item), of (the modality kept), kept.
+    """
+    weight = f"weight of {next(iter(singles))}"
+    rows = [{weight: w, **kept_of(found, singles, sequences, k)} for w, found in fused.items()]
+    long = pd.DataFrame(rows).melt(weight, value_name="kept")
+    parts = long.pop("variable").str.rsplit(" ", n=1)
+    return long.assign(measure=parts.str[0], of=parts.str[1])[[weight, "measure", "of", "kept"]]
