@@ -107,17 +107,18 @@ def _line(axis: "Axes", x: Any, y: Any, label: str, at: int) -> None:
 def lines(table: pd.DataFrame, x: str, y: str, by: str, panel: str, xlabel: str = "") -> "Figure":
     """Draw one column of a long table over another, a line per value of `by`, a panel per value of `panel`.
 
-    An `x` of words is drawn in the order in which the words first stand; a dashed grey line is a yardstick: its name
-    begins with "(".
+    An `x` of words is drawn in their order of first appearance, or in that of its categories. A name that begins with
+    "(" is a yardstick: a thin grey line.
     """
     with theme():
         names = list(dict.fromkeys(table[panel]))
         figure, axes = _panels(len(names), 3.6)
-        words = None if pd.api.types.is_numeric_dtype(table[x]) else list(dict.fromkeys(table[x]))
+        order = table[x].cat.categories if isinstance(table[x].dtype, pd.CategoricalDtype) else table[x].unique()
+        words = None if pd.api.types.is_numeric_dtype(table[x]) else list(order)
         for name, axis in zip(names, axes, strict=True):
             for at, label in enumerate(dict.fromkeys(table[by])):
                 rows = table[(table[panel] == name) & (table[by] == label)].dropna(subset=[y])
-                places = rows[x] if words is None else rows[x].map(words.index)
+                places = rows[x] if words is None else [words.index(word) for word in rows[x]]
                 if str(label).startswith("("):
                     axis.plot(places, rows[y], label=label, color="#7f8b92", linestyle="--", linewidth=1.2, zorder=1)
                 else:
@@ -297,7 +298,7 @@ def picture_rows(
                     axis.imshow(np.asarray(thumbnail(dataset, int(items[at]), side) if here else placeholder(side)))
                     words = textwrap.wrap(shorten(title_of(dataset, items[at]), 48), 23) if here else ["no item"]
                     lines = [*words, *(line for text in captions[at : at + 1] for line in text.split("\n") if line)]
-                    wrapped = [part for line in lines for part in textwrap.wrap(line, 26)]
+                    wrapped = [part for line in lines for part in textwrap.wrap(line, 26, break_on_hyphens=False)]
                     text = "\n".join(wrapped).replace("$", r"\$")
                     axis.text(0.5, -0.05, text, transform=axis.transAxes, fontsize=7, ha="center", va="top")
         return figure

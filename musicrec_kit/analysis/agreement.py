@@ -132,7 +132,7 @@ def between_labels(
     One row per pair of names, and one per name with itself where it was given more than once: its ceiling. Labels of
     -1 are left out.
 
-    Columns: a, b, ami (mean over the pairs of their labellings), `ami low`, `ami high` (lowest and highest of these),
+    Columns: a, b, ami (mean over the pairs of their labellings), lowest and highest of these,
     floor (mean with b shuffled), pairs, items, average_method.
     """
     rows = []
@@ -140,7 +140,7 @@ def between_labels(
         pairs = list(combinations(first[a], 2)) if a == b else list(product(first[a], first[b]))
         if pairs:
             found = pd.DataFrame([_ami(pair, seed, average_method) for pair in pairs])
-            reach = {"ami low": found["ami"].min(), "ami high": found["ami"].max(), "floor": found["floor"].mean()}
+            reach = {"lowest": found["ami"].min(), "highest": found["ami"].max(), "floor": found["floor"].mean()}
             about = {"pairs": len(pairs), "items": found["items"].min(), "average_method": average_method}
             rows.append({"a": a, "b": b, "ami": found["ami"].mean(), **reach, **about})
     return pd.DataFrame(rows)

@@ -48,25 +48,31 @@ def part_wrong(written: Written, vocabulary: Vocabulary, n: int = 3, given: int 
     return table.drop_duplicates("target").head(n).reset_index(drop=True)
 
 
-def wrong_rows(cases: pd.DataFrame) -> list[PictureRow]:
-    """Return `part_wrong` as rows of pictures: the item that should come, beside one with the picture ID written."""
-    ends = {"mismatch": "no item has this ID", "item": "another item's ID", "invalid": "no ID"}
-    rows = []
+def wrong_row(cases: pd.DataFrame) -> PictureRow:
+    """Return `part_wrong` as a row of pictures: each target beside an item that has the image part that was written."""
+    ends = {"mismatch": "no item's ID", "item": "another item's", "invalid": "no ID"}
+    items, captions = list[int](), list[str]()
     for case in cases.to_dict("records"):
-        heading = f"test user {case['example']}: text part right, image part wrong ({ends[case['kind']]})"
-        captions = [f"target\n{case['asked_for']}", f"written\n{case['wrote']}"]
-        rows.append(PictureRow(heading, [case["target"], case["shown"]], captions))
-    return rows
+        items += [case["target"], case["shown"]]
+        captions += [f"user {case['example']}: target\n{_spaced(case['asked_for'])}"]
+        captions += [f"written: {ends[case['kind']]}\n{_spaced(case['wrote'])}"]
+    return PictureRow("(b) text part right, image part wrong", items, captions)
 
 
-def alike_rows(pairs: pd.DataFrame, ids: SemanticIds, tokens: str = "mgr") -> list[PictureRow]:
-    """Return `groups.unlike_pairs` as rows of pictures: two items of one ID, which stands below each."""
-    tree, view, rows = CodeTree(ids, tokens), next(iter(ids.views)), []
-    for pair in pairs.to_dict("records"):
-        items = [int(pair["a"]), int(pair["b"])]
-        heading = f"one fused ID, two pictures (similarity of the pictures {pair['similarity']:.2f})"
-        rows.append(PictureRow(heading, items, [tree.written(view, item) for item in items]))
-    return rows
+def alike_row(pairs: pd.DataFrame, ids: SemanticIds, tokens: str = "mgr") -> PictureRow:
+    """Return `groups.unlike_pairs` as a row of pictures: two items of one ID each, with the ID below."""
+    tree, view = CodeTree(ids, tokens), next(iter(ids.views))
+    items, captions = list[int](), list[str]()
+    for number, pair in enumerate(pairs.to_dict("records"), 1):
+        for item in (int(pair["a"]), int(pair["b"])):
+            items.append(item)
+            captions.append(f"pair {number}\n{_spaced(tree.written(view, item))}")
+    return PictureRow("(a) one fused ID, different pictures", items, captions)
+
+
+def _spaced(tokens: str) -> str:
+    """Return tokens with room to break a line between them."""
+    return tokens.replace("><", "> <")
 
 
 def group_rows(

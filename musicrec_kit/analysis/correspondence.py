@@ -170,25 +170,21 @@ def by_place_decoded(written: Written) -> pd.DataFrame:
 def over_places(told: Mapping[str, pd.DataFrame], decoded: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return tables of `by_place` and of `by_place_decoded`, by row, as one long table to draw.
 
-    Columns: row ("(catalogue)": the yardstick), place, switch, measure, value.
+    Columns: row ("(catalogue)": the yardstick), place (in order), switch, measure, value.
     """
-    parts = [
-        found.merge(decoded[row][["place", "decoded_given_right"]], on="place", how="left").assign(row=row)
-        for row, found in told.items()
-    ]
-    # the places of the longest ID hold those of all others, in order
-    longest = max(told, key=lambda row: len(told[row]))
-    yardstick = told[longest][["place", "switch", "catalogue_entropy", "catalogue_accuracy"]].assign(row="(catalogue)")
-    renamed = yardstick.rename(columns={"catalogue_entropy": "cross_entropy", "catalogue_accuracy": "accuracy"})
-    parts.sort(key=lambda found: len(found) < len(told[longest]))
-    wide = pd.concat([*parts, renamed], ignore_index=True)
+    longest = max(told.values(), key=len)  # its places hold those of all others
+    yardstick = longest[["place", "switch"]].assign(row="(catalogue)")
+    yardstick = yardstick.assign(cross_entropy=longest["catalogue_entropy"], accuracy=longest["catalogue_accuracy"])
+    parts = [found.merge(decoded[row], on="place", how="left").assign(row=row) for row, found in told.items()]
     names = {
         "cross_entropy": "cross-entropy (nats)",
         "accuracy": "accuracy, codes before it given",
         "decoded_given_right": "first written ID, if right so far",
     }
+    wide = pd.concat([*parts, yardstick], ignore_index=True)
     long = wide.melt(["row", "place", "switch"], list(names), "measure", "value").dropna(subset=["value"])
-    return long.assign(measure=long["measure"].map(names)).reset_index(drop=True)
+    place = pd.Categorical(long["place"], longest["place"])
+    return long.assign(measure=long["measure"].map(names), place=place).reset_index(drop=True)
 
 
 def correspondence(written: Written, given: int = 0, asked: int = 1) -> dict[str, float]:

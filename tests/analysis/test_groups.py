@@ -92,6 +92,14 @@ def test_group_rows_name_every_picture():
     assert table[["grouping", "item"]].values.tolist() == [["text", 1], ["text", 2], ["image", 1], ["image", 2]]
 
 
+def test_pairs_of_one_id_stand_side_by_side():
+    ids = reference.make_ids({"joint": np.array([[0, 1], [0, 1], [2, 2]])}, 4, suffix={"joint": np.array([0, 1, 0])})
+    pairs = groups.unlike_pairs(groups.groups_of(ids.views["joint"]), features_of(np.eye(3)))
+    row = cases.alike_row(pairs, ids)
+    assert row.items == [0, 1]
+    assert row.captions == ["pair 1\n<joint-1-0> <joint-2-1>", "pair 1\n<joint-1-0> <joint-2-1> <dup.1>"]
+
+
 def test_wrong_parts_are_found_mismatches_first_and_shown_with_an_item_that_has_the_part():
     codes = np.array([[0, 0, 1, 1], [0, 0, 2, 2], [1, 1, 3, 3], [1, 1, 2, 2]])
     ids = reference.make_ids({"item": codes}, 4, segments={"item": (("text", 2), ("image", 2))})
@@ -108,8 +116,10 @@ def test_wrong_parts_are_found_mismatches_first_and_shown_with_an_item_that_has_
     ]
     assert table.loc[0, "asked_for"] == "<txt-1-0><txt-2-0><img-1-1><img-2-1>"
     assert table.loc[0, "wrote"] == "<txt-1-0><txt-2-0><img-1-3><img-2-3>"
-    rows = cases.wrong_rows(table)
-    assert rows[2].items == [2, -1] and "no ID" in rows[2].heading and "no item has this ID" in rows[0].heading
+    row = cases.wrong_row(table)
+    assert row.items == [0, 2, 3, 0, 2, -1] and len(row.captions) == 6
+    assert row.captions[1] == "written: no item's ID\n<txt-1-0> <txt-2-0> <img-1-3> <img-2-3>"
+    assert row.captions[5].startswith("written: no ID")
 
 
 def test_the_nearest_to_the_last_item_are_ranked_and_the_last_left_out():
