@@ -1,6 +1,7 @@
 """Correspondence: against slow obvious references, on untrained models, on hand-made writings, and on a trained one."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import reference_generation as reference
 import torch
@@ -153,6 +154,28 @@ def test_decoded_places_by_hand():
     assert table.loc["text 2", "decoded_given_right"] == 1  # both that began right
     assert table.loc["image 1", ["decoded", "decoded_given_right"]].tolist() == [pytest.approx(2 / 3), 0.5]
     assert table.loc["end", "decoded"] == 1 and table["targets"].tolist() == [3] * 6
+
+
+def test_places_to_draw_are_in_the_order_of_the_longest_id_beside_the_catalogue():
+    columns = ["place", "switch", "targets", "cross_entropy", "accuracy", "catalogue_entropy", "catalogue_accuracy"]
+    short = pd.DataFrame([("text 1", False, 9, 3, 0.1, 2, 0.2), ("image 1", True, 9, 2, 0.3, 1, 0.5)], columns=columns)
+    long = pd.concat([short[:1], short[:1].assign(place="separator"), short[1:]], ignore_index=True)
+    decoded = pd.DataFrame({"place": ["text 1", "image 1"], "decoded_given_right": [0.1, np.nan]})
+    table = correspondence.over_places({"plain": short, "token": long}, {"plain": decoded, "token": decoded})
+    assert list(table["place"].cat.categories) == ["text 1", "separator", "image 1"]
+    assert list(table["row"].unique()) == ["plain", "token", "(catalogue)"]
+    entropy = table[table["measure"] == "cross-entropy (nats)"].set_index(["row", "place"])["value"]
+    assert entropy["plain", "image 1"] == 2 and entropy["(catalogue)", "image 1"] == 1
+    decoded_rows = table[table["measure"] == "first written ID, if right so far"]
+    assert decoded_rows[["row", "place"]].values.tolist() == [["plain", "text 1"], ["token", "text 1"]]
+
+
+def test_the_table_has_a_row_per_writing():
+    found = by_hand([["AX"], ["AZ"]], [0, 0])
+    table = correspondence.table({("late fusion", "free"): found})
+    assert table[["row", "tree", "item", "mismatch", "right"]].values.tolist() == [
+        ["late fusion", "free", 0.5, 0.5, 0.5]
+    ]
 
 
 # --- the alignment task ----------------------------------------------------------------------------------------------
