@@ -27,7 +27,8 @@ def test_leave_one_out_shares_follow_from_the_length():
     split = [*["train"] * 3, "valid", "test", *["train"] * 13, "valid", "test"]
     rows = pd.DataFrame({"user": np.repeat([0, 1], [5, 15]), "item": np.arange(20) % 7})
     rows = rows.assign(time=None, position=0, split=split)
-    items = pd.DataFrame({"item": range(7), "raw_id": list("abcdefg")})
+    items = pd.DataFrame({"item": range(7), "raw_id": list("abcdefg"), "title": "", "description": "", "brand": ""})
+    items = items.assign(categories=[[]] * 7, image=None)
     found = split_statistics(Dataset("toy", rows, items, {"users": 2, "items": 7}, ImageStore(None)))
     assert (found["users"], found["items"], found["interactions"], found["mean length"]) == (2, 7, 20, 10)
     assert [found[name] for name in ("train", "valid", "test")] == pytest.approx([0.8, 0.1, 0.1])
