@@ -310,11 +310,15 @@ def stem(job: Any, name: str) -> str:
     return "_".join("".join(c if c.isalnum() or c in "-+=.," else "-" for c in word) for word in words)
 
 
-def save(figure: "Figure", frame: pd.DataFrame, stem: str, folder: Path | None = None) -> Path:
+PICTURES_DPI = 90  # of figures made of small pictures: more would only enlarge the files
+
+
+def save(figure: "Figure", frame: pd.DataFrame, stem: str, folder: Path | None = None, dpi: int | None = None) -> Path:
     """Write `<stem>.png`, `<stem>.pdf` and the table that drew them, `<stem>.csv`; equal input gives equal bytes.
 
     Args:
         folder: None: `figures/` of the checkout or of the current folder.
+        dpi: of the PNG, and of pictures inside the PDF; None: the theme's.
 
     Returns:
         The path of the PNG.
@@ -323,7 +327,7 @@ def save(figure: "Figure", frame: pd.DataFrame, stem: str, folder: Path | None =
     with theme():
         for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             with runs.atomic(folder / f"{stem}.{ending}") as part:
-                figure.savefig(part, format=ending, metadata=metadata)
+                figure.savefig(part, format=ending, metadata=metadata, dpi=dpi or STYLE["savefig.dpi"])
     save_table(frame, stem, folder)
     return folder / f"{stem}.png"
 
