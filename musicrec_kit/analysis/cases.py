@@ -89,6 +89,7 @@ def group_rows(
         items = groups.members(labels, pivot, n, seed)
         count = int((labels == labels[pivot]).sum())
         near = {f"{m} similarity": np.round(u[items] @ u[pivot], 4) for m, u in unit.items()}
-        rows.append(PictureRow(f"item {pivot}: {name} ({count} items)", [pivot, *items.tolist()], ["pivot", *[""] * len(items)]))
+        heading = f"item {pivot}: {name} ({count} items)"
+        rows.append(PictureRow(heading, [pivot, *items.tolist()], ["pivot", *[""] * len(items)]))
         table.append(pd.DataFrame({"grouping": name, "pivot": pivot, "item": items, **near}))
     return rows, pd.concat(table, ignore_index=True)
