@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from musicrec_kit import methods, runs
-from musicrec_kit.analysis.pictures import shorten, thumbnail, title_of
+from musicrec_kit.analysis.pictures import placeholder, shorten, thumbnail, title_of
 from musicrec_kit.data import Dataset
 
 if TYPE_CHECKING:
@@ -102,6 +102,33 @@ def learning_curve(log: pd.DataFrame, columns: Sequence[str] = ("loss", "valid")
 def _line(axis: "Axes", x: Any, y: Any, label: str, at: int) -> None:
     marker = MARKERS[at % len(MARKERS)] if len(x) <= MOST_MARKERS else ""
     axis.plot(x, y, label=label, color=COLOURS[at % 8], linestyle=DASHES[at % 8], marker=marker)
+
+
+def lines(table: pd.DataFrame, x: str, y: str, by: str, panel: str, xlabel: str = "") -> "Figure":
+    """Draw one column of a long table over another, a line per value of `by`, a panel per value of `panel`.
+
+    An `x` of words is drawn in their order of first appearance, or in that of its categories. A name that begins with
+    "(" is a yardstick: a thin grey line.
+    """
+    with theme():
+        names = list(dict.fromkeys(table[panel]))
+        figure, axes = _panels(len(names), 3.6)
+        order = table[x].cat.categories if isinstance(table[x].dtype, pd.CategoricalDtype) else table[x].unique()
+        words = None if pd.api.types.is_numeric_dtype(table[x]) else list(order)
+        for name, axis in zip(names, axes, strict=True):
+            for at, label in enumerate(dict.fromkeys(table[by])):
+                rows = table[(table[panel] == name) & (table[by] == label)].dropna(subset=[y])
+                places = rows[x] if words is None else [words.index(word) for word in rows[x]]
+                if str(label).startswith("("):
+                    axis.plot(places, rows[y], label=label, color="#7f8b92", linestyle="--", linewidth=1.2, zorder=1)
+                else:
+                    _line(axis, places, rows[y], str(label), at)
+            axis.set(title=name, xlabel=xlabel or x)
+            if words is not None:
+                axis.set_xticks(range(len(words)), words, rotation=30, ha="right")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
+        return figure
 
 
 def loss_terms(log: pd.DataFrame, terms: Sequence[str], title: str = "", ylabel: str = "value") -> "Figure":
@@ -248,17 +275,50 @@ def picture_grid(
         return figure
 
 
+def picture_rows(
+    dataset: Dataset, rows: Sequence[tuple[str, Sequence[int], Sequence[str]]], columns: int = 0, side: int = 160
+) -> "Figure":
+    """Draw rows of items, (heading, items, captions) each, as pictures; item -1 is an empty tile.
+
+    Args:
+        columns: pictures that a row has room for; 0: as many as the longest has.
+    """
+    import textwrap
+
+    columns = max([columns, 1, *(len(items) for _, items, _ in rows)])
+    with theme():
+        figure = _figure(1.6 * columns, 2.35 * max(1, len(rows)), layout="constrained")
+        bands = figure.subfigures(max(1, len(rows)), 1, squeeze=False)[:, 0]
+        for band, (heading, items, captions) in zip(bands, rows, strict=False):
+            band.suptitle(heading.replace("$", r"\$"), x=0.01, ha="left", fontsize=9, fontweight="bold")
+            for at, axis in enumerate(band.subplots(1, columns, squeeze=False)[0]):
+                axis.set_axis_off()
+                if at < len(items):
+                    here = int(items[at]) >= 0
+                    axis.imshow(np.asarray(thumbnail(dataset, int(items[at]), side) if here else placeholder(side)))
+                    words = textwrap.wrap(shorten(title_of(dataset, items[at]), 48), 23) if here else ["no item"]
+                    lines = [*words, *(line for text in captions[at : at + 1] for line in text.split("\n") if line)]
+                    wrapped = [part for line in lines for part in textwrap.wrap(line, 26, break_on_hyphens=False)]
+                    text = "\n".join(wrapped).replace("$", r"\$")
+                    axis.text(0.5, -0.05, text, transform=axis.transAxes, fontsize=7, ha="center", va="top")
+        return figure
+
+
 def stem(job: Any, name: str) -> str:
     """Return a figure's file name for a job: `<dataset>_<method>_<size>_seed<k>_<name>`, fit for a file name."""
     words = (job.dataset_name, f"{job.method_name}{job.variant}", job.size, f"seed{job.seed}", name)
     return "_".join("".join(c if c.isalnum() or c in "-+=.," else "-" for c in word) for word in words)
 
 
-def save(figure: "Figure", frame: pd.DataFrame, stem: str, folder: Path | None = None) -> Path:
+PICTURES_DPI = 90  # of figures made of small pictures: more would only enlarge the files
+
+
+def save(figure: "Figure", frame: pd.DataFrame, stem: str, folder: Path | None = None, dpi: int | None = None) -> Path:
     """Write `<stem>.png`, `<stem>.pdf` and the table that drew them, `<stem>.csv`; equal input gives equal bytes.
 
     Args:
         folder: None: `figures/` of the checkout or of the current folder.
+        dpi: of the PNG, and of pictures inside the PDF; None: the theme's.
 
     Returns:
         The path of the PNG.
@@ -267,7 +327,19 @@ def save(figure: "Figure", frame: pd.DataFrame, stem: str, folder: Path | None =
     with theme():
         for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             with runs.atomic(folder / f"{stem}.{ending}") as part:
-                figure.savefig(part, format=ending, metadata=metadata)
+                figure.savefig(part, format=ending, metadata=metadata, dpi=dpi or STYLE["savefig.dpi"])
+    save_table(frame, stem, folder)
+    return folder / f"{stem}.png"
+
+
+def save_table(frame: pd.DataFrame, stem: str, folder: Path | None = None) -> Path:
+    """Write `<stem>.csv` where `save` would, and return its path."""
+    folder = methods.home() / "figures" if folder is None else folder
     with runs.atomic(folder / f"{stem}.csv") as part:
         frame.to_csv(part, index=not isinstance(frame.index, pd.RangeIndex), lineterminator="\n")
-    return folder / f"{stem}.png"
+    return folder / f"{stem}.csv"
+
+
+def folder_for_pictures(dataset: Dataset, job: Any) -> Path | None:
+    """Return the folder of `save` for a figure that shows items: the run's, where the pictures are somebody else's."""
+    return None if dataset.manifest.get("source") == "demo" else Path(job.run_folder) / "figures"

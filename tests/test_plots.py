@@ -89,14 +89,50 @@ def test_a_notebook_shows_figures_as_pictures() -> None:
     assert plots.histogram([1, 2, 2], "n")._repr_png_().startswith(b"\x89PNG")
 
 
-def test_a_picture_grid_shows_pictures_and_titles(tmp_path: Path) -> None:
+@pytest.fixture
+def toy(tmp_path: Path) -> Dataset:
+    """Return two items: a red picture under a title with dollars, and no picture and no title."""
     Image.new("RGB", (8, 8), "red").save(tmp_path / "0.png")
     items = pd.DataFrame({"item": [0, 1], "raw_id": ["a", "b"], "title": ["cost $5 or $6", ""], "description": ""})
     items = items.assign(brand="", categories=[[], []], image=["0.png", None])
     columns = ["user", "item", "time", "position", "split"]
     empty = pd.DataFrame({name: [] for name in columns})
-    dataset = Dataset("toy", empty, items, {"users": 0}, ImageStore(tmp_path))
-    figure = plots.picture_grid(dataset, [0, 1], ["first"], columns=3)
+    return Dataset("toy", empty, items, {"users": 0}, ImageStore(tmp_path))
+
+
+def test_lines_have_a_panel_per_measure_and_a_line_per_row_in_the_order_of_places() -> None:
+    place = pd.Categorical(["b", "a", "a", "b"] * 2, ["a", "sep", "b"])
+    table = pd.DataFrame({"place": place, "row": ["x", "x", "(chance)", "(chance)"] * 2, "value": range(8)})
+    table["measure"] = ["one"] * 4 + ["two"] * 4
+    first, second = plots.lines(table, "place", "value", by="row", panel="measure").axes
+    assert (first.get_title(loc="left"), second.get_title(loc="left")) == ("one", "two")
+    assert [label.get_text() for label in first.get_xticklabels()] == ["a", "sep", "b"]
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in second.lines}
+    assert drawn == {"x": ([2, 0], [4, 5]), "(chance)": ([0, 2], [6, 7])}
+    by_number = table.assign(place=[1.0, 2.0, 1.0, 2.0] * 2)
+    assert plots.lines(by_number, "place", "value", "row", "measure").axes[0].lines[0].get_xdata().tolist() == [1, 2]
+
+
+def test_rows_of_pictures_have_headings_captions_and_empty_tiles(toy: Dataset, tmp_path: Path) -> None:
+    rows = [("one $", [0, -1], ["first\n<a> <b>", "none"]), ("two", [1], [])]
+    figure = plots.picture_rows(toy, rows)
+    assert [band.get_suptitle() for band in figure.subfigs] == ["one \\$", "two"]
+    texts = [[text.get_text() for text in axis.texts] for axis in figure.axes]
+    assert texts == [["cost \\$5 or \\$6\nfirst\n<a> <b>"], ["no item\nnone"], ["item b"], []]
+    assert plots.save(figure, TABLE, "rows", tmp_path).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_pictures_of_others_stay_in_the_run_folder(toy: Dataset) -> None:
+    class Ran:
+        run_folder = Path("runs/toy")
+
+    assert plots.folder_for_pictures(toy, Ran()) == Path("runs/toy/figures")
+    ours = Dataset("demo", toy.interactions, toy.items, {"source": "demo"}, toy.images)
+    assert plots.folder_for_pictures(ours, Ran()) is None
+
+
+def test_a_picture_grid_shows_pictures_and_titles(toy: Dataset, tmp_path: Path) -> None:
+    figure = plots.picture_grid(toy, [0, 1], ["first"], columns=3)
     assert len(figure.axes) == 3
     assert [axis.get_title() for axis in figure.axes] == ["cost \\$5 or \\$6\nfirst", "item b", ""]
     red, green, blue = np.asarray(figure.axes[0].images[0].get_array())[80, 80].tolist()

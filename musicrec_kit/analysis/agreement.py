@@ -5,16 +5,16 @@ AMI is (MI - E[MI]) / (average of the two entropies - E[MI]), with E[MI] under r
 mean unless said otherwise, and every table names it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement, product
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from musicrec_kit import seeds
-from musicrec_kit.evaluation.protocol import Rankings
+from musicrec_kit.evaluation.protocol import RankedList, Rankings
 from musicrec_kit.ids.collisions import group_of
 from musicrec_kit.ids.semantic_ids import NULL, SemanticIds
 
@@ -124,6 +124,28 @@ def against_labels(
     return pd.DataFrame(rows)
 
 
+def between_labels(
+    first: Mapping[str, Sequence[np.ndarray]], seed: int = 0, average_method: Average = "arithmetic"
+) -> pd.DataFrame:
+    """Return the AMI of named labellings of the items, each given several times, one per tokenizer seed (MGR Table 1).
+
+    One row per pair of names, and one per name with itself where it was given more than once: its ceiling. Labels of
+    -1 are left out.
+
+    Columns: a, b, ami (mean over the pairs of their labellings), lowest and highest of these,
+    floor (mean with b shuffled), pairs, items, average_method.
+    """
+    rows = []
+    for a, b in combinations_with_replacement(first, 2):
+        pairs = list(combinations(first[a], 2)) if a == b else list(product(first[a], first[b]))
+        if pairs:
+            found = pd.DataFrame([_ami(pair, seed, average_method) for pair in pairs])
+            reach = {"lowest": found["ami"].min(), "highest": found["ami"].max(), "floor": found["floor"].mean()}
+            about = {"pairs": len(pairs), "items": found["items"].min(), "average_method": average_method}
+            rows.append({"a": a, "b": b, "ami": found["ami"].mean(), **reach, **about})
+    return pd.DataFrame(rows)
+
+
 def _labels(codes: np.ndarray) -> np.ndarray:
     """Return one label per item, equal for equal rows of codes; -1 where a code is null."""
     return np.where((codes == NULL).any(axis=1), NULL, group_of(codes))
@@ -167,11 +189,23 @@ def overlap(hits_a: np.ndarray, hits_b: np.ndarray) -> Overlap:
 
 
 def overlap_of_lists(rankings: Rankings, split: str, lists: Iterable[str], k: int = 5) -> pd.DataFrame:
-    """Return the overlap of hits@k for every pair of lists, and how often their first items agree."""
+    """Return `overlap_of` for some lists of one run."""
+    return overlap_of({name: rankings.lists[split, name] for name in lists}, k)
+
+
+def overlap_of(lists: Mapping[str, RankedList], k: int = 5) -> pd.DataFrame:
+    """Return the overlap of hits@k for every pair of named lists of the same users, and how often first items agree.
+
+    `jaccard_chance` is the Jaccard index of two lists with as many hits each, whose users have nothing to do with each
+    other: p q / (p + q - p q).
+    """
     rows = []
     for a, b in combinations(lists, 2):
-        one, two = rankings.lists[split, a], rankings.lists[split, b]
-        hits = ((ranked.target_rank >= 1) & (ranked.target_rank <= k) for ranked in (one, two))
+        one, two = lists[a], lists[b]
+        hits = [(ranked.target_rank >= 1) & (ranked.target_rank <= k) for ranked in (one, two)]
+        p, q = (float(found.mean()) if len(found) else 0.0 for found in hits)
+        chance = p * q / (p + q - p * q) if p + q else np.nan
         top = float((one.items[:, 0] == two.items[:, 0]).mean()) if len(one.items) else np.nan
-        rows.append({"a": a, "b": b, "k": k, **vars(overlap(*hits)), "same_top_item": top})
+        found = {**vars(overlap(*hits)), "jaccard_chance": chance, "same_top_item": top}
+        rows.append({"a": a, "b": b, "k": k, **found})
     return pd.DataFrame(rows)

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from musicrec_kit.generation.decoding import Cache, open_cache, step
 from musicrec_kit.generation.legal import NOWHERE, Legal, Level
@@ -41,7 +42,7 @@ class Found(NamedTuple):
 class _Beams:
     """The open IDs of every user: [users, beams] each, in order of their token paths."""
 
-    token: Tensor
+    tokens: Tensor  # [users beams steps + 1], from PAD on
     state: Tensor
     node: Tensor  # in the tree of whole IDs
     lineage: Tensor  # sum of log-probabilities so far; -inf for an empty place
@@ -98,23 +99,51 @@ def watched_search(
 
     A user whose beams never do has the same result with these nodes closed.
     """
+    found, _, entered = _search(model, legal, memory, beam, score, closed, watch, cache)
+    return found, entered
+
+
+def written_search(
+    model: T5, legal: Legal, memory: Memory, beam: int, score: Score = "lineage"
+) -> tuple[Found, Int[Tensor, "users found depth"]]:
+    """Search as `search` does and return the IDs' tokens, too, padded behind eos: also of IDs that no item has."""
+    found, tokens, _ = _search(model, legal, memory, beam, score)
+    return found, tokens
+
+
+def _search(
+    model: T5,
+    legal: Legal,
+    memory: Memory,
+    beam: int,
+    score: Score,
+    closed: Tensor | None = None,
+    watch: Tensor | None = None,
+    cache: Cache | None = None,
+) -> tuple[Found, Tensor, Tensor]:
+    """Return the best IDs, their tokens, and whose beams entered a node of `watch`."""
     users, device = memory.hidden.shape[0], memory.hidden.device
     cache = open_cache(model, memory, capacity(legal, beam)) if cache is None else cache
     zero = torch.zeros(users, 1, dtype=torch.long, device=device)
-    beams = _Beams(zero + PAD, zero, zero.clone(), zero.float(), zero.float(), zero[..., None][..., :0])
+    beams = _Beams(zero[..., None] + PAD, zero, zero.clone(), zero.float(), zero.float(), zero[..., None][..., :0])
     entered = torch.zeros(users, dtype=torch.bool, device=device)
     finished: list[Found] = []
+    written: list[Tensor] = []
     for depth, level in enumerate(legal.levels):
-        hidden = step(model, cache, beams.token, beams.ancestors)
+        hidden = step(model, cache, beams.tokens[..., -1], beams.ancestors)
         steps = expand(model, legal, level, beams.state, beams.node, hidden, closed)
         if level.ends:
             finished.append(_finish(beams, steps, depth + 1))
+            eos = functional.pad(beams.tokens[..., 1:], (0, 1), value=EOS)
+            written.append(functional.pad(eos, (0, len(legal.levels) - depth - 1), value=PAD))
             entered |= _inside(watch, finished[-1].leaf, finished[-1].lineage)
         if not level.continues or depth + 1 == len(legal.levels):
             break
         beams = _advance(beams, steps, beam, score, cache.used)
         entered |= _inside(watch, beams.node, beams.lineage)
-    return _best(legal, finished, beam, score), entered
+    found, order = _best(legal, finished, beam, score)
+    tokens = torch.cat(written, dim=1)
+    return found, tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[-1])), entered
 
 
 def expand(
@@ -166,12 +195,14 @@ def _advance(beams: _Beams, steps: Steps, beam: int, score: Score, used: int) ->
     lineage = (beams.lineage[..., None] + steps.lineage).masked_fill(~goes_on, -torch.inf).flatten(1)
     ours = (beams.ours[..., None] + steps.ours).masked_fill(~goes_on, -torch.inf).flatten(1)
     chosen = top_places(lineage if score == "lineage" else ours, beam)
-    branch, n_before = steps.token.shape[-1], beams.token.shape[1]
+    branch, n_before = steps.token.shape[-1], beams.tokens.shape[1]
     parent = chosen // branch
-    ancestors = beams.ancestors.gather(1, parent[..., None].expand(-1, -1, beams.ancestors.shape[-1]))
+    ancestors, tokens = (
+        path.gather(1, parent[..., None].expand(-1, -1, path.shape[-1])) for path in (beams.ancestors, beams.tokens)
+    )
     slot = used - n_before + parent
     return _Beams(
-        token=steps.token.flatten(1).gather(1, chosen),
+        tokens=torch.cat([tokens, steps.token.flatten(1).gather(1, chosen)[..., None]], dim=-1),
         state=steps.state.flatten(1).gather(1, chosen),
         node=steps.node.flatten(1).gather(1, chosen),
         lineage=lineage.gather(1, chosen),
@@ -204,17 +235,23 @@ def _inside(watch: Tensor | None, node: Tensor, total: Tensor) -> Tensor:
     return (watch.gather(1, node.clamp(min=0)) & (node != NOWHERE) & torch.isfinite(total)).any(dim=1)
 
 
-def _best(legal: Legal, finished: list[Found], beam: int, score: Score) -> Found:
-    """Return the `beam` best of all finished IDs, equal scores by the leaf's lowest item number."""
+def _best(legal: Legal, finished: list[Found], beam: int, score: Score) -> tuple[Found, Tensor]:
+    """Return the `beam` best of all finished IDs, and their places among these; ties as in `ordered_by`."""
     found = Found(*(torch.cat(parts, dim=1) for parts in zip(*finished, strict=True)))
     leaf = torch.where(torch.isfinite(found.lineage), found.leaf, NOWHERE)
-    return ordered_by(Found(leaf, found.lineage, found.ours), legal, beam, score)
+    found = Found(leaf, found.lineage, found.ours)
+    order = _order(found, legal, score)[:, :beam]
+    return Found(*(part.gather(1, order) for part in found)), order
 
 
 def ordered_by(found: Found, legal: Legal, beam: int, score: Score) -> Found:
     """Return the IDs ordered by a score, best first, at most `beam`; equal scores by the leaf's lowest item number."""
+    order = _order(found, legal, score)[:, :beam]
+    return Found(*(part.gather(1, order) for part in found))
+
+
+def _order(found: Found, legal: Legal, score: Score) -> Int[Tensor, "users found"]:
     first = legal.tree.leaf_first[found.leaf.clamp(min=0)].clamp(max=max(0, len(legal.tree.leaf_items) - 1))
     item = torch.where(found.leaf == NOWHERE, len(legal.tree.leaf_items), legal.tree.leaf_items[first])
     by_item = item.argsort(dim=1, stable=True)
-    order = by_item.gather(1, found.of(score).gather(1, by_item).argsort(dim=1, descending=True, stable=True))
-    return Found(*(part.gather(1, order[:, :beam]) for part in found))
+    return by_item.gather(1, found.of(score).gather(1, by_item).argsort(dim=1, descending=True, stable=True))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from musicrec_kit.generation.tasks import Writing
+from musicrec_kit.generation.tasks import Writing, write
 from musicrec_kit.ids.prefix_tree import PrefixTree
 from musicrec_kit.ids.vocabulary import EOS, PAD, Vocabulary
 
@@ -127,7 +127,7 @@ def make_legal(
     softmax: Softmax = "vocabulary",
 ) -> Legal:
     """Return the moves of decoding a writing under a tree switch: joint, per_modality or free."""
-    tokens, lengths = vocabulary.joined(writing)
+    tokens, lengths = write(vocabulary, writing)
     whole = PrefixTree.from_tokens(tokens, lengths, EOS)
     if tree == "free":
         first, count, token, state = _free(vocabulary.size, whole.depth)

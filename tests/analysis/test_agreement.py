@@ -10,9 +10,11 @@ from sklearn.metrics import adjusted_mutual_info_score
 from musicrec_kit.analysis.agreement import (
     adjusted_mutual_information,
     against_labels,
+    between_labels,
     between_seeds,
     between_streams,
     overlap,
+    overlap_of,
     overlap_of_lists,
     streams_of,
 )
@@ -154,3 +156,30 @@ def test_overlap_of_lists():
     users = {"test": np.arange(4)}
     row = overlap_of_lists(Rankings(users, {"test": np.zeros(4)}, lists), "test", ["text", "image"], k=5).loc[0]
     assert row[["both", "either", "same_top_item"]].tolist() == [1, 3, 0.5]
+
+
+def test_overlap_by_chance_is_that_of_unrelated_users():
+    rng = np.random.default_rng(0)
+    ranks = [np.where(rng.random(200_000) < share, 1, 0) for share in (0.3, 0.1)]
+    lists = {
+        name: RankedList(np.zeros((200_000, 1)), np.zeros((200_000, 1)), r) for name, r in zip("ab", ranks, strict=True)
+    }
+    row = overlap_of(lists).iloc[0]
+    assert row["jaccard_chance"] == pytest.approx(0.3 * 0.1 / (0.4 - 0.03), abs=0.002)
+    assert row["jaccard"] == pytest.approx(row["jaccard_chance"], abs=0.003)
+
+
+def test_between_labels_has_a_row_per_pair_and_a_ceiling_per_name_given_twice():
+    rng = np.random.default_rng(3)
+    kind = rng.integers(0, 6, 800)
+    noisy = [np.where(rng.random(800) < 0.7, kind, rng.integers(0, 6, 800)) for _ in range(2)]
+    other = rng.integers(0, 6, 800)
+    other[:5] = -1
+    table = between_labels({"text": noisy, "image": [other]}).set_index(["a", "b"])
+    assert list(table.index) == [("text", "text"), ("text", "image")]
+    ceiling, cross = table.loc[("text", "text")], table.loc[("text", "image")]
+    assert ceiling["ami"] == pytest.approx(adjusted_mutual_info_score(*noisy)) and ceiling["pairs"] == 1
+    singles = [adjusted_mutual_info_score(labels[5:], other[5:]) for labels in noisy]
+    assert cross["ami"] == pytest.approx(np.mean(singles)) and cross["items"] == 795
+    assert (cross["lowest"], cross["highest"]) == (pytest.approx(min(singles)), pytest.approx(max(singles)))
+    assert abs(cross["floor"]) < 0.02 and set(table["average_method"]) == {"arithmetic"}
