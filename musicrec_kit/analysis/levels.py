@@ -58,8 +58,8 @@ def probe(tokenizer: Tokenizer, features: Mapping[str, Features], codes: ItemCod
     """Return what a linear reader finds of every modality's features in each modality's part of z-hat, level by level.
 
     Row 2 of `lineage.md` 5.1: does image content leak into the "text" half? Shared codes are chosen by all modalities,
-    so some must; how much is seen against r2_features. z-hat is a sum, in which a fine level can blur a coarse one for a
-    linear reader: r2 need not rise from level to level.
+    so some must; how much is seen against r2_features. z-hat is a sum, in which a fine level can blur a coarse one for
+    a linear reader: r2 need not rise from level to level.
 
     Columns: z_hat (whose part is read); of (whose features are predicted); level; shared; items; r2 (ridge, on items
     left out in 5-fold cross-validation); r2_latent (from the part of z, before it is quantised); r2_features (from the
