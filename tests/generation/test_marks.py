@@ -164,3 +164,16 @@ def test_without_marks_sources_are_plain_tokens():
     assert isinstance(store, TokenStore)
     ((source, _),) = batches(store, store.spans(generator.tasks("next")[0], held_out(sequences, "test", 3)), 8)
     assert isinstance(source, torch.Tensor)
+
+
+def test_a_planted_chain_and_planted_tastes_are_learnt():
+    """Item i is followed by i + 1 of the user's own three items: the history tells which one, the user which three."""
+    n_users, n_items = 30, 12
+    groups = [(3 * (user % 4) + (np.arange(8) + user) % 3).tolist() for user in range(n_users)]
+    sequences = Sequences.from_lists(groups, n_items)
+    params = TINY.model_copy(update={"epochs": 16, "lr": 1e-2, "dropout": 0.0, "softmax": "legal"})
+    made = fit_generator(sequences, reference.random_ids(n_items, ("text",), levels=2), params, IdsParams(), 4)
+    examples, full = held_out(sequences, "test", 4), held_out(sequences, "test", 10**9)
+    found = rank(made, sequences, examples, full, RankParams(beam=6))
+    assert (found["main"].target_rank == 1).mean() > 0.95
+    assert ((found["direct"].target_rank >= 1) & (found["direct"].target_rank <= 3)).mean() > 0.95

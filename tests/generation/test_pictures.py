@@ -204,3 +204,23 @@ def test_unknown_users_read_the_mean_of_the_users_and_no_picture(world):
     found = rank(made, world[0], nobody, strangers, RankParams(beam=20))
     assert (found["main"].items >= 0).all()
     assert NO_PICTURE == -1
+
+
+def test_what_only_pictures_tell_is_learnt():
+    """The last item's picture says which of two items comes next; its number, new in every history, says nothing."""
+    n = 202  # items 0 and 1 follow; each other is the last of one history
+    kinds = np.random.default_rng(0).integers(0, 2, n)
+    sequences = Sequences.from_lists([[i, kinds[i], i, kinds[i]] for i in range(2, n)], n)
+    unseen = sequences.held_out.copy()
+    sequences = Sequences(sequences.offsets, sequences.items, np.where(np.arange(n - 2) < 150, 0, unseen), n)
+    matrix = np.stack([kinds, 1 - kinds], axis=1).astype(np.float32) * 2
+    shown = Features("image", matrix, np.ones(n, bool), "planted")
+    params = TINY.model_copy(
+        update={"tasks": ("next",), "user_tokens": False, "epochs": 8, "lr": 1e-2, "dropout": 0.0, "softmax": "legal"}
+    )
+    made = fit_generator(sequences, number_items(n, DIGITS, 0), params, DIGITS, 1, pictures=shown)
+    # held-out users: their first item was in no training example's history
+    examples = held_out(sequences, "valid", 1)
+    last = Examples(examples.users, examples.start - 1, examples.end - 1, kinds[sequences.items[examples.end - 2]])
+    found = rank(made, sequences, last, last, RankParams(beam=20))
+    assert (found["main"].target_rank == 1).mean() > 0.95
