@@ -28,7 +28,8 @@ from musicrec_kit.generation.beam_search import search
 from musicrec_kit.generation.fit import WEIGHTS, Generator
 from musicrec_kit.generation.legal import NOWHERE, make_legal
 from musicrec_kit.generation.legal_softmax import LegalSoftmax
-from musicrec_kit.generation.tasks import Task, TokenStore
+from musicrec_kit.generation.marks import Source
+from musicrec_kit.generation.tasks import Task
 from musicrec_kit.ids.collisions import group_of
 from musicrec_kit.ids.vocabulary import PAD
 
@@ -81,7 +82,7 @@ def by_place(
     shares = make_legal(generator.vocabulary, task.target, "joint", generator.device)
     below = torch.cat([shares.items_below, shares.items_below.new_zeros(1)])
     below[0] = len(shares.tree.leaf_items)
-    store = TokenStore(generator.vocabulary, sequences, [task], generator.device)
+    store = generator.store(sequences, [task])
     spans = store.spans(task, examples)
     spans = spans.take(np.flatnonzero(spans.usable))
     sums = torch.zeros(len(places), 5, dtype=torch.float64, device=generator.device)
@@ -105,7 +106,7 @@ def _is_legal(generator: Generator) -> bool:
 
 
 def _told(
-    generator: Generator, legal: LegalSoftmax | None, source: Tensor, target: Int[Tensor, "batch length"]
+    generator: Generator, legal: LegalSoftmax | None, source: Tensor | Source, target: Int[Tensor, "batch length"]
 ) -> tuple[Float[Tensor, "batch length"], Float[Tensor, "batch length"]]:
     """Return the cross-entropy of every target token, and whether it is the first choice (ties: it is not)."""
     logits = generator.model(source, target).float()
@@ -254,7 +255,7 @@ def alignment_accuracy(generator: Generator, sequences: Sequences, batch: int = 
         for family in tasks.expand(("align",), generator.ids.segments)["align"]
         for task in family
     ]
-    store = TokenStore(generator.vocabulary, sequences, asked, generator.device)
+    store = generator.store(sequences, asked)
     model, rows = generator.model.eval(), []
     for task in asked:
         spans = store.spans(task, None)

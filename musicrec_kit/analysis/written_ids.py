@@ -19,7 +19,7 @@ from musicrec_kit.generation import tasks
 from musicrec_kit.generation.beam_search import Score, written_search
 from musicrec_kit.generation.fit import Generator
 from musicrec_kit.generation.legal import NOWHERE, Legal, make_legal
-from musicrec_kit.generation.tasks import Task, TokenStore, Writing
+from musicrec_kit.generation.tasks import Task, Writing
 from musicrec_kit.ids.collisions import group_of
 from musicrec_kit.ids.vocabulary import EOS, PAD, Vocabulary
 from musicrec_kit.params import Refused
@@ -141,7 +141,7 @@ def written(
     has_id = tasks.write(generator.vocabulary, task.target)[1] > 0
     examples = examples.take(np.flatnonzero(has_id[examples.target]))
     legal = make_legal(generator.vocabulary, task.target, tree, generator.device, generator.params.softmax)
-    store = TokenStore(generator.vocabulary, sequences, [task], generator.device)
+    store = generator.store(sequences, [task])
     spans = store.spans(task, examples)
     widths = store.source_widths(spans)
     tokens = np.full((len(examples), width, len(legal.levels)), PAD)
