@@ -7,7 +7,7 @@ import pytest
 import reference_generation as reference
 
 from musicrec_kit.analysis import cases, groups
-from musicrec_kit.analysis.dominance import kept_of, nearest_to_last
+from musicrec_kit.analysis.dominance import as_weights_move, kept_of, nearest_to_last
 from musicrec_kit.analysis.written_ids import read_written
 from musicrec_kit.evaluation.protocol import ranks_in_lists
 from musicrec_kit.features import Features, early_fusion
@@ -155,6 +155,13 @@ def test_a_fusion_keeps_the_modality_that_weighs_more():
     for measure in ("neighbours", "top item"):
         assert rows[0.9][f"{measure} text"] > rows[0.9][f"{measure} image"]
         assert rows[0.1][f"{measure} text"] < rows[0.1][f"{measure} image"]
+    moved = as_weights_move({0.9: (early_fusion(single, weights=(9, 1)), groups_of["text"])}, described, sequences)
+    assert moved.columns.tolist() == ["weight of text", "measure", "of", "kept"] and set(moved["of"]) == {
+        "text",
+        "image",
+    }
+    named = moved.set_index(["measure", "of"])["kept"]
+    assert all(named[measure, of] == rows[0.9][f"{measure} {of}"] for measure, of in named.index)
     assert rows[0.9]["AMI text"] == pytest.approx(1) and rows[0.9]["AMI image"] == pytest.approx(0, abs=0.05)
     itself = kept_of(described["text"], described, sequences)
     assert itself["neighbours text"] == itself["top item text"] == itself["AMI text"] == 1
