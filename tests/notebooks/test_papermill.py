@@ -29,7 +29,7 @@ def run(name: str, target: Path, home: dict[str, str], *more: str) -> None:
     assert record.exception is None or record.exception is False
 
 
-# the papers' notebooks build whole sweeps, and `make notebooks` runs them from the same defaults: here one stands for all
+# notebooks of whole sweeps are run by `make notebooks` from the same defaults; here one stands for all of them
 STAGES = [path.stem for path in NOTEBOOKS if path.stem < "10"]
 
 
