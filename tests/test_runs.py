@@ -55,6 +55,23 @@ def test_a_stage_runs_once_and_again_when_a_setting_changes(tmp_path: Path) -> N
     assert {"schema", "key", "settings", "inputs", "version", "seconds", "peak_memory_mb"} <= set(record)
 
 
+def test_a_stages_seconds_leave_out_what_was_built_on_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(runs.time, "perf_counter", lambda: now[0])
+
+    def after(seconds: float, *within: tuple[str, float]):
+        def build(folder: Path) -> None:
+            now[0] += seconds
+            for name, inner in within:
+                _stage(tmp_path, {"name": name}, after(inner))
+
+        return build
+
+    outer = _stage(tmp_path, {"name": "outer"}, after(1.0, ("first", 10.0), ("second", 100.0), ("first", 10.0)))
+    later = _stage(tmp_path, {"name": "later"}, after(5.0))
+    assert (outer.seconds, later.seconds) == (1.0, 5.0)
+
+
 def test_a_stage_that_died_is_built_again_in_the_same_folder(tmp_path: Path) -> None:
     def die(folder: Path) -> None:
         (folder / "half.json").write_text("1")
