@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from musicrec_kit import methods, runs, tables
+from musicrec_kit import methods, tables
 from musicrec_kit.evaluation import compare, published
 from musicrec_kit.params import Refused
 
@@ -76,17 +76,10 @@ def ranks_of(results: pd.DataFrame, runs_dir: Path | str, split: str = "test") -
         for row, of_row in rows.groupby("row", sort=False):
             trained = of_row.sort_values("seed")
             folders = zip(trained["run"], trained["main_list"], strict=True)
-            ranks = [_ranks(methods.home() / runs_dir / folder, name, split) for folder, name in folders]
-            plain, masked = (np.stack([pair[side] for pair in ranks]) for side in (0, 1))
+            ranks = [tables.ranks_of_list(methods.home() / runs_dir / folder, name, split) for folder, name in folders]
+            plain, masked = (np.stack([r[column].to_numpy() for r in ranks]) for column in ("rank", "rank_no_history"))
             found[str(dataset), str(row)] = Ranks(tuple(trained["seed"]), plain, masked)
     return found
-
-
-def _ranks(folder: Path, name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    users = runs.read_table(folder / "per_user.parquet")
-    users = users[(users["split"] == split) & (users["list"] == name)].sort_values("user")
-    plain, masked = (users[c].to_numpy(dtype=np.int64, na_value=0) for c in ("rank", "rank_no_history"))
-    return plain, masked
 
 
 def compared(first: Ranks, second: Ranks, metric: str) -> compare.Comparison:

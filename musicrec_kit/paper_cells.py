@@ -30,8 +30,8 @@ def shown(
     spec = sweep.read(name)
     common = [*(spec.get("settings") or []), *([{"set": overrides}] if overrides else [])]
     seeds = list(dict.fromkeys([seed, *spec.get("seeds", [])]))
-    asked = {**spec, "datasets": [dataset], "size": size, "seeds": seeds, "settings": common}
-    cells = [cell for cell in sweep.cells(asked) if rows(cell.levels["row"])]
+    here = sweep.chosen(spec, datasets=[dataset], size=size, seeds=seeds, settings=common)
+    cells = [cell for cell in sweep.cells(here) if rows(cell.levels["row"])]
     others = [cell for cell in cells if cell.seed != seed]
     lacking = sweep.missing(others, Path(runs_dir), data_root)
     return [cell for cell in cells if cell.seed == seed or cell not in lacking]

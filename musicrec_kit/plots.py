@@ -328,11 +328,11 @@ def save(figure: "Figure", frame: pd.DataFrame, stem: str, folder: Path | None =
         for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             with runs.atomic(folder / f"{stem}.{ending}") as part:
                 figure.savefig(part, format=ending, metadata=metadata, dpi=dpi or STYLE["savefig.dpi"])
-    save_table(frame, stem, folder)
+    save_csv(frame, stem, folder)
     return folder / f"{stem}.png"
 
 
-def save_table(frame: pd.DataFrame, stem: str, folder: Path | None = None) -> Path:
+def save_csv(frame: pd.DataFrame, stem: str, folder: Path | None = None) -> Path:
     """Write `<stem>.csv` where `save` would, and return its path."""
     folder = methods.home() / "figures" if folder is None else folder
     with runs.atomic(folder / f"{stem}.csv") as part:

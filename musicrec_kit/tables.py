@@ -163,10 +163,10 @@ def paired_values(
     """
     if first.metrics["fingerprint"] != second.metrics["fingerprint"]:
         raise Refused(f"{first.name} and {second.name} have different data (fingerprints differ): nothing to pair")
-    one, other = (_ranks_of_record(run, split) for run in (first, second))
+    one, other = (ranks_of_list(run.folder, run.metrics["main_list"], split) for run in (first, second))
     both = one.merge(other, on="user", suffixes=("_1", "_2"), validate="one_to_one")
     column = "rank_no_history" if no_history else "rank"
-    a, b = (metric_values(_ranks(both[f"{column}_{i}"]), metric) for i in (1, 2))
+    a, b = (metric_values(both[f"{column}_{i}"].to_numpy(), metric) for i in (1, 2))
     return a, b
 
 
@@ -178,10 +178,11 @@ def _two_names(first: runs.Run, second: runs.Run) -> list[str]:
     return names if names[0] != names[1] else ["first", "second"]
 
 
-def _ranks_of_record(run: runs.Run, split: str) -> pd.DataFrame:
-    per_user = runs.read_table(run.folder / "per_user.parquet")
-    rows = per_user[(per_user["split"] == split) & (per_user["list"] == run.metrics["main_list"])]
-    return rows[["user", "rank", "rank_no_history"]]
+def ranks_of_list(run_folder: Path, name: str, split: str = "test") -> pd.DataFrame:
+    """Return where the targets stand in one list of a run, by user: user, rank, rank_no_history (0: absent)."""
+    users = runs.read_table(run_folder / "per_user.parquet")
+    rows = users[(users["split"] == split) & (users["list"] == name)].sort_values("user")
+    return rows[["user"]].assign(rank=_ranks(rows["rank"]), rank_no_history=_ranks(rows["rank_no_history"]))
 
 
 # --- data and training -----------------------------------------------------------------------------------------------

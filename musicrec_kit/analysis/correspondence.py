@@ -77,8 +77,7 @@ def by_place(
     task = task or whole_task(generator)
     places, of_token = places_of(generator.vocabulary, task.target)
     place_of = torch.from_numpy(of_token).to(generator.device)
-    every = [task for word in generator.families for task in generator.tasks(word)]
-    legal = LegalSoftmax(generator.vocabulary, every, generator.device) if _is_legal(generator) else None
+    legal = LegalSoftmax(generator.vocabulary, generator.every_task, generator.device) if _is_legal(generator) else None
     shares = make_legal(generator.vocabulary, task.target, "joint", generator.device)
     below = torch.cat([shares.items_below, shares.items_below.new_zeros(1)])
     below[0] = len(shares.tree.leaf_items)

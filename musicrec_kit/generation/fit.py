@@ -66,6 +66,11 @@ class Generator:
         """Return the tasks of a task word that were trained."""
         return tuple(itertools.chain.from_iterable(self.families.get(word, ())))
 
+    @property
+    def every_task(self) -> list[Task]:
+        """Return all tasks that were trained, word by word."""
+        return [task for word in self.families for task in self.tasks(word)]
+
     def save(self, folder: Path) -> None:
         """Write weights, settings and the semantic IDs."""
         self.ids.save(folder / "ids")
@@ -118,7 +123,7 @@ class Generator:
         self, sequences: Sequences, some: Iterable[Task] | None = None, partner: np.ndarray | None = None
     ) -> TokenStore:
         """Return what all trained tasks, or some, read of the sequences, written as the model reads it."""
-        wanted = [task for word in self.families for task in self.tasks(word)] if some is None else list(some)
+        wanted = self.every_task if some is None else list(some)
         return TokenStore(self.vocabulary, sequences, wanted, self.device, partner, self.model.marks)
 
 
@@ -151,10 +156,9 @@ def fit_generator(
     if params.pretrained and params.frozen:
         freeze(made.model)
     made.model.to(device)
-    every_task = [task for word in made.families for task in made.tasks(word)]
     partner = shuffled_partners(ids.n_items, seed) if params.align_pairs == "shuffled" else None
     store = made.store(sequences, partner=partner)
-    loss = T5.loss if params.softmax == "vocabulary" else LegalSoftmax(made.vocabulary, every_task, device).loss
+    loss = T5.loss if params.softmax == "vocabulary" else LegalSoftmax(made.vocabulary, made.every_task, device).loss
     stages = params.stages or (params.tasks,)
     for number, words in enumerate(stages):
         place = folder if folder is None or len(stages) == 1 else folder / f"stage_{number}"

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from musicrec_kit import runs, seeds
-from musicrec_kit.params import Refused, TokenizerParams
+from musicrec_kit.params import TokenizerParams
 from musicrec_kit.tokenizers.codebook import kmeans, nearest_codes
 from musicrec_kit.tokenizers.codes import ItemCodes
+from musicrec_kit.tokenizers.items import as_fitted
 from musicrec_kit.tokenizers.mlp import Scaling
 
 log = logging.getLogger(__name__)
@@ -188,14 +189,8 @@ class Hierarchical:
         return centres
 
     def _rows(self, name: str, matrix: np.ndarray) -> np.ndarray:
-        if name not in self.dims:
-            raise Refused(f"modality {name!r} is not one of this tokenizer's: {', '.join(self.dims)}")
-        if matrix.ndim != 2 or matrix.shape[1] != self.dims[name]:
-            raise Refused(
-                f"features of {name} have shape {matrix.shape}, the tokenizer was fitted on {self.dims[name]} columns; "
-                "extract them with the same encoder"
-            )
-        return self.trees[name].rows(self.scalings[name](torch.from_numpy(np.asarray(matrix, np.float32))))
+        read = torch.from_numpy(as_fitted(name, matrix, self.dims))
+        return self.trees[name].rows(self.scalings[name](read))
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.safetensors` and `tokenizer.json`."""

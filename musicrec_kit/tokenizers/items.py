@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from musicrec_kit.params import Refused
+
 
 @dataclass(frozen=True)
 class Items:
@@ -59,3 +61,20 @@ class Items:
         """Return only the items that have a modality, and only that modality."""
         rows = self.take(self.present[name])
         return Items({name: rows.features[name]}, {name: rows.present[name]}, rows.cf, rows.known)
+
+
+def as_fitted(name: str, matrix: np.ndarray, dims: Mapping[str, int]) -> np.ndarray:
+    """Return features float32 [items, dim] of one modality, if a tokenizer fitted on `dims` can read them.
+
+    Raises:
+        Refused: the modality is unknown, or the matrix has another width than in training.
+    """
+    matrix = np.asarray(matrix, np.float32)
+    if name not in dims:
+        raise Refused(f"modality {name!r} is not one of this tokenizer's: {', '.join(dims)}")
+    if matrix.ndim != 2 or matrix.shape[1] != dims[name]:
+        raise Refused(
+            f"features of {name} have shape {matrix.shape}, the tokenizer was fitted on {dims[name]} columns; "
+            "extract them with the same encoder"
+        )
+    return matrix

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from musicrec_kit import runs, seeds
 from musicrec_kit.params import Refused, TokenizerParams
 from musicrec_kit.tokenizers.codes import ItemCodes
-from musicrec_kit.tokenizers.items import Items
+from musicrec_kit.tokenizers.items import Items, as_fitted
 from musicrec_kit.tokenizers.residual import Rule
 from musicrec_kit.tokenizers.rkmeans import RKMeans
 from musicrec_kit.tokenizers.rqvae import RQVAE
@@ -161,15 +161,7 @@ class Tokenizer:
         return tokenizer.to(device)
 
     def _items(self, features: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]) -> Items:
-        given = {name: np.asarray(matrix, np.float32) for name, matrix in features.items()}
-        for name, matrix in given.items():
-            if name not in self.dims:
-                raise Refused(f"modality {name!r} is not one of this tokenizer's: {', '.join(self.dims)}")
-            if matrix.ndim != 2 or matrix.shape[1] != self.dims[name]:
-                raise Refused(
-                    f"features of {name} have shape {matrix.shape}, the tokenizer was fitted on {self.dims[name]} "
-                    f"columns; extract them with the same encoder"
-                )
+        given = {name: as_fitted(name, matrix, self.dims) for name, matrix in features.items()}
         n = len(next(iter(given.values())))
         masks = {name: np.full(n, name in given) for name in self.dims}
         masks |= {name: np.asarray(mask, bool) for name, mask in present.items() if name in given}
