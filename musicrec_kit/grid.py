@@ -59,8 +59,8 @@ def checked_jobs(todo: Sequence[sweep.Cell], options: Options) -> list[Job]:
         for job in jobs:
             if keys.setdefault(job.run_folder, job.keys) != job.keys:
                 raise Refused(
-                    f"two cells of the sweep ask for the run {task_name(job)} with other settings: "
-                    f"the last parts of their keys and the values are equal; run them in two folders (--runs)"
+                    f"two cells of the sweep want the folder {job.run_folder} for other settings: files of one "
+                    f"name, or values that read alike; rename a file, or run them in two folders (--runs)"
                 )
     except Refused as error:
         raise Refused(f"{error}; nothing was run") from error

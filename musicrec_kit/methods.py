@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import yaml
 
-from musicrec_kit.params import IdsParams, Refused, Settings, Size, build, merge
+from musicrec_kit.params import IdsParams, Refused, Settings, Size, build, merge, short_key
 from musicrec_kit.settings_help import nearest
 
 # top-level keys of a data set's file that describe its files, and where they live in Settings
@@ -175,7 +175,7 @@ def variant_name(overrides: Mapping[str, Any]) -> str:
     changed = sorted(leaves(overrides))
     if not changed:
         return ""
-    text = "+" + ",".join(f"{key.split('.')[-1]}={value}" for key, value in changed)
+    text = "+" + ",".join(f"{short_key(key)}={value}" for key, value in changed)
     if len(text) > 60 or any(c in text for c in " /\\[]{}'\"()"):
         return "+" + hashlib.sha256(repr(changed).encode()).hexdigest()[:10]
     return text

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from musicrec_kit.settings_help import explain, page
+from musicrec_kit.settings_help import explain, keys, page
 from musicrec_kit.stage_params import (
     PROFILES,
     CFParams,
@@ -43,6 +43,7 @@ __all__ = [
     "build",
     "keys_page",
     "merge",
+    "short_key",
 ]
 
 Size = Literal["smoke", "small", "paper"]
@@ -149,6 +150,19 @@ def build(values: Mapping[str, Any]) -> Settings:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise Refused("; ".join(explain(fault, Settings, OPEN_KEYS) for fault in error.errors())) from error
+
+
+def short_key(key: str) -> str:
+    """Return a dotted key's last word, with its room or modality in front where others have a setting of that name.
+
+    >>> short_key("tokenizer.alpha"), short_key("generator.epochs"), short_key("features.text.encoder")
+    ('alpha', 'generator.epochs', 'text.encoder')
+    """
+    first, last = key.split(".")[0], key.split(".")[-1]
+    if first in OPEN_KEYS:
+        return key.partition(".")[2]
+    rooms = {other.split(".")[0] for other, _ in keys(Settings, OPEN_KEYS) if other.split(".")[-1] == last}
+    return f"{first}.{last}" if rooms - {first} else last
 
 
 def keys_page() -> str:

@@ -50,6 +50,16 @@ def explain(fault: Any, root: type[BaseModel], open_keys: dict[str, type[BaseMod
     return f"{'.'.join(path) or 'settings'}: {fault['msg']}, found {fault['input']!r}"
 
 
+def keys(model: type[BaseModel], open_keys: dict[str, type[BaseModel]], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give every dotted key with its pydantic field; the user's own words are written MODALITY."""
+    for name, field in model.model_fields.items():
+        inner = open_keys.get(name, field.annotation)
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from keys(inner, {}, f"{prefix}{name}." + ("MODALITY." if name in open_keys else ""))
+        else:
+            yield f"{prefix}{name}", field
+
+
 def page(root: type[BaseModel], open_keys: dict[str, type[BaseModel]]) -> str:
     """Return a Markdown page of every dotted key with its type, default and meaning."""
     lines = [
@@ -60,18 +70,10 @@ def page(root: type[BaseModel], open_keys: dict[str, type[BaseModel]]) -> str:
         "| key | values | default | meaning |",
         "|---|---|---|---|",
     ]
-    return "\n".join([*lines, *_key_rows(root, open_keys)]) + "\n"
-
-
-def _key_rows(model: type[BaseModel], open_keys: dict[str, type[BaseModel]], prefix: str = "") -> Iterator[str]:
-    """Give a row of a Markdown table for every key: name, values, default, meaning."""
-    for name, field in model.model_fields.items():
+    for key, field in keys(root, open_keys):
         annotation = field.annotation
-        inner = open_keys.get(name, annotation)
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _key_rows(inner, {}, f"{prefix}{name}." + ("MODALITY." if name in open_keys else ""))
-            continue
         kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
         kind = kind.replace("typing.", "").replace("Literal", "").replace("|", "or")
         default = field.get_default(call_default_factory=True)
-        yield f"| `{prefix}{name}` | {kind} | `{default}` | {(field.description or '').replace('|', 'or')} |"
+        lines.append(f"| `{key}` | {kind} | `{default}` | {(field.description or '').replace('|', 'or')} |")
+    return "\n".join(lines) + "\n"

@@ -251,9 +251,13 @@ def test_the_stages_that_two_rows_share_come_first_and_once(pool: list[Job]) -> 
 
 
 def test_two_cells_that_want_one_folder_are_refused(tmp_path: Path) -> None:
-    rows = {"a": {"method": "tiger", "tokenizer": {"epochs": 5}}, "b": {"method": "tiger", "generator": {"epochs": 5}}}
+    rows = {}
+    for row, epochs in (("a", 5), ("b", 6)):  # two files of one name
+        (tmp_path / row).mkdir()
+        (tmp_path / row / "mine.yaml").write_text(f"base: tiger\ntokenizer: {{epochs: {epochs}}}\n")
+        rows[row] = {"method": str(tmp_path / row / "mine.yaml")}
     raw = {"datasets": ["demo_tiny"], "size": "smoke", "axes": {"row": rows}}
-    with pytest.raises(Refused, match=r"the run demo_tiny-tiger\+epochs=5-smoke-seed0 with other settings"):
+    with pytest.raises(Refused, match=r"want the folder .*/demo_tiny/runs/mine/smoke/seed0 for other"):
         grid.run("twice", list(sweep.cells(raw)), grid.Options(tmp_path))
 
 

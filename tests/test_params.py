@@ -150,6 +150,21 @@ def test_long_variants_become_a_hash_and_equal_overrides_one_name() -> None:
     assert len(name) == 11
 
 
+def test_a_variant_says_whose_setting_it_is_where_several_rooms_have_one() -> None:
+    changed = [{"tokenizer": {"epochs": 5}}, {"generator": {"epochs": 5}}, {"cf": {"epochs": 5}}]
+    changed += [{"features": {name: {"encoder": "minilm"}}} for name in ("text", "image")]
+    changed += [{"main_list": "text"}, {"tokenizer": {"alpha": 0}, "generator": {"lr": 0.1}}]
+    assert [methods.variant_name(overrides) for overrides in changed] == [
+        "+tokenizer.epochs=5",
+        "+generator.epochs=5",
+        "+cf.epochs=5",
+        "+text.encoder=minilm",
+        "+image.encoder=minilm",
+        "+main_list=text",
+        "+generator.lr=0.1,alpha=0",
+    ]
+
+
 STAGE_OF = {
     "data": params.DataParams,
     "data.demo": params.DemoParams,
