@@ -21,7 +21,8 @@ from musicrec_kit.pipeline import Job
 log = logging.getLogger(__name__)
 
 Place = tuple[tuple[str, Any], ...]  # (name of an axis, level), in order
-KEYS = {"datasets", "size", "seeds", "settings", "axes", "skip", "contrast"}
+KEYS = {"base", "datasets", "size", "seeds", "settings", "axes", "skip", "contrast"}
+OF_SETTINGS = {"dataset", "size", "set"}
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,24 @@ class Cell:
 
 
 def read(name: str) -> dict[str, Any]:
-    """Read a sweep's YAML file; unknown keys are refused."""
+    """Read a sweep's YAML file, laid on the sweep that its `base:` names; `settings` of both are kept, its own last.
+
+    Raises:
+        Refused: a key, or an axis or level that `skip` or `contrast` names, is unknown.
+    """
     raw = methods.read_yaml(methods.find("sweeps", name))
     if unknown := set(raw) - KEYS:
         raise Refused(f"sweep {name}: unknown key {', '.join(sorted(unknown))}; a sweep has {', '.join(sorted(KEYS))}")
+    for entry in raw.get("settings") or []:
+        if "set" not in entry or set(entry) - OF_SETTINGS:
+            raise Refused(f"sweep {name}: settings are of {{dataset: D, size: S, set: {{...}}}}, found {entry}")
+    if base := raw.pop("base", None):
+        below = read(base)
+        raw = {**below, **raw, "settings": [*below.get("settings", []), *(raw.get("settings") or [])]}
     axes = levels_of_axes(raw)
+    for axis, out in (pair for skip in raw.get("skip") or [] for pair in skip.items()):
+        if lacking := set(_as_list(out)) - set(axes.get(axis, {})):
+            raise Refused(f"sweep {name}: skip {axis}: {lacking} is no level of an axis; there is {list(axes)}")
     for axis, level in (raw.get("contrast") or {}).items():
         if level not in (levels := axes.get(axis, {})):
             raise Refused(f"sweep {name}: contrast {axis}: {level} is no level of an axis; there is {list(levels)}")

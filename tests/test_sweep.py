@@ -141,6 +141,10 @@ def test_contrasts_leave_out_what_is_not_done(counted: tuple[Path, list[sweep.Ce
     [
         ("datasets: [demo]\naxis: {}", "unknown key axis"),
         ("datasets: [demo]\naxes: {row: {a: {}}}\ncontrast: {row: b}", "contrast row: b is no level"),
+        ("datasets: [demo]\naxes: {row: {a: {}}}\nskip: [{row: [a, b]}]", "skip row: {'b'} is no level"),
+        ("datasets: [demo]\nsettings: [{datset: demo, set: {}}]", "found {'datset': 'demo', 'set': {}}"),
+        ("datasets: [demo]\nsettings: [{dataset: demo}]", "settings are of"),
+        ("base: no_such", "no sweep 'no_such'"),
     ],
 )
 def test_a_sweep_that_makes_no_sense_is_refused(tmp_path: Path, text: str, why: str) -> None:
@@ -148,6 +152,17 @@ def test_a_sweep_that_makes_no_sense_is_refused(tmp_path: Path, text: str, why: 
     path.write_text(text)
     with pytest.raises(Refused, match=why):
         sweep.read(str(path))
+
+
+def test_a_sweep_lies_on_its_base(tmp_path: Path) -> None:
+    below, above = tmp_path / "below.yaml", tmp_path / "above.yaml"
+    below.write_text("datasets: [demo]\nseeds: [0, 1]\nsettings:\n- {set: {generator: {steps: 5, batch: 7}}}\n")
+    above.write_text(
+        f"base: {below}\nseeds: [3]\nsettings:\n- {{set: {{generator: {{steps: 6}}}}}}\naxes: {{row: {{a: {{}}}}}}"
+    )
+    (cell,) = sweep.cells(sweep.read(str(above)))
+    assert (cell.dataset, cell.seed, cell.levels) == ("demo", 3, {"row": "a"})
+    assert cell.overrides == {"generator": {"steps": 6, "batch": 7}}
 
 
 def test_every_cell_gets_what_settings_say_of_its_data_set_and_size() -> None:
