@@ -1,7 +1,6 @@
-"""Codes of several tokenizers side by side: how many items change their code, and whose grouping a code follows."""
+"""Codes of several tokenizers side by side: how many items change their code."""
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -81,35 +80,3 @@ def churn_of_changes(changes: Mapping[str, Sequence[tuple[ItemCodes, ItemCodes]]
         )
     order = ["change", "pairs", "stream", "level", "items", "moved", "moved low", "moved high", "moved_chance"]
     return pd.concat(tables, ignore_index=True)[[*order, "ami_loss", "ami_loss_id"]]
-
-
-def modality_followed(
-    codes: ItemCodes, alone: Mapping[str, Sequence[ItemCodes]], level: int = 0, seed: int = 0
-) -> pd.DataFrame:
-    """Return which modality a level follows: its AMI with the same level of tokenizers of one modality alone.
-
-    MGR's Finding 1 (early fusion follows the text) asked of MusicRec's shared codes. Columns: stream ("shared", or each
-    stream where the level is not shared); modality; ami (mean over the seeds of the modality's tokenizer); floor
-    (shuffled items); ceiling (between two of those seeds: the most that could be asked); of_range (where ami lies
-    between them).
-
-    Args:
-        alone: modality -> codes of its own tokenizer, from two seeds or more.
-    """
-    generator, rows = seeds.generator(seed, "mechanism", "followed"), []
-    own = {name: table[:, level] for name, (table, levels) in chains(codes).items() if level in levels}
-    for modality, fitted in alone.items():
-        labels = [next(iter(one.codes.values()))[:, level] for one in fitted]
-        ceiling = float(np.mean([_ami(a, b) for a, b in combinations(labels, 2)]))
-        for name, column in own.items():
-            ami = float(np.mean([_ami(column, label) for label in labels]))
-            shuffled = [_ami(column, generator.permutation(label)) for label in labels for _ in range(SHUFFLES)]
-            floor = float(np.mean(shuffled))
-            row = {"stream": name, "modality": modality, "ami": ami, "floor": floor, "ceiling": ceiling}
-            rows.append({**row, "of_range": (ami - floor) / (ceiling - floor)})
-    return pd.DataFrame(rows)
-
-
-def _ami(a: np.ndarray, b: np.ndarray) -> float:
-    both = (a >= 0) & (b >= 0)
-    return adjusted_mutual_information(a[both], b[both])

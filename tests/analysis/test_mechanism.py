@@ -8,7 +8,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 from musicrec_kit import tokenizers
 from musicrec_kit.analysis import mechanism
-from musicrec_kit.analysis.churn import churn, churn_of_changes, modality_followed, moved
+from musicrec_kit.analysis.churn import churn, churn_of_changes, moved
 from musicrec_kit.features import Features
 from musicrec_kit.params import TokenizerParams
 from musicrec_kit.sequential import ItemVectors
@@ -156,30 +156,6 @@ def test_churn_of_changes_gives_means_and_ranges():
     assert table["pairs"].to_dict() == {"nothing": 1, "half": 2}
     assert table.loc["nothing", "moved"] == table.loc["half", "moved low"] == 0
     assert table.loc["half", "moved"] == table.loc["half", "moved high"] / 2 > 0.1
-
-
-def test_shared_codes_that_follow_the_text_are_found():
-    rng = RNG(11)
-    text, image = rng.integers(0, 6, 900), rng.integers(0, 6, 900)
-
-    def seen(labels, share):
-        return np.where(rng.random(900) < share, rng.integers(0, 6, 900), labels)[:, None]
-
-    alone = {
-        "text": [item_codes(text=seen(text, 0.2)), item_codes(text=5 - seen(text, 0.2))],
-        "image": [item_codes(image=seen(image, 0.2)), item_codes(image=seen(image, 0.2))],
-    }
-    shared = seen(text, 0.2)
-    table = modality_followed(item_codes(1, text=shared, image=shared), alone).set_index("modality")
-    assert table["stream"].unique().tolist() == ["shared"]
-    assert table.loc["text", "of_range"] == pytest.approx(1, abs=0.1)
-    assert table.loc["image", "of_range"] == pytest.approx(0, abs=0.05)
-    assert (table["ceiling"] > 0.3).all() and table["floor"].abs().max() < 0.02
-    apart = modality_followed(item_codes(text=seen(text, 0.2), image=seen(image, 0.2)), alone)
-    assert apart.set_index(["stream", "modality"])["ami"].unstack().idxmax(axis=1).to_dict() == {
-        "text": "text",
-        "image": "image",
-    }
 
 
 def test_gradient_norms_by_hand():
