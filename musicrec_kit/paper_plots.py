@@ -58,7 +58,7 @@ def over_axes(values: pd.DataFrame, name: str) -> "Figure":
     metrics = [metric for metric in raw["metrics"] if (values["metric"] == metric).any()]
     with plots.theme():
         size = (max(1, len(panels)) * plots.COLUMN, 0.5 + 2.2 * max(1, len(metrics)))
-        figure = plots._figure(*size, layout="constrained")
+        figure = plots.new_figure(*size, layout="constrained")
         # bars start at zero, which would flatten lines beside them
         share: Any = False if any(about["scale"] == "words" for about in panels.values()) else "row"
         axes = figure.subplots(max(1, len(metrics)), max(1, len(panels)), squeeze=False, sharex="col", sharey=share)
@@ -107,7 +107,7 @@ def _bars(axis: "Axes", rows: pd.DataFrame, levels: list[str], scale: str = "wor
                 continue
             x, mean = place + (at - (len(datasets) - 1) / 2) * width, own["mean"].iloc[0]
             look = at if len(datasets) > 1 else place
-            plots._bars(axis, x, mean, str(dataset) if place == 0 else "", look, width=width * 0.92)
+            plots.draw_bars(axis, x, mean, str(dataset) if place == 0 else "", look, width=width * 0.92)
             reach = np.nan_to_num([[mean - own["low"].iloc[0]], [own["high"].iloc[0] - mean]])
             axis.errorbar(x, mean, yerr=reach, color="black", capsize=3, linewidth=1)
             spread = np.linspace(-0.12, 0.12, len(own)) * width if len(own) > 1 else [0.0]
@@ -142,7 +142,7 @@ def over_rows(values: pd.DataFrame, name: str) -> "Figure":
     metrics = [metric for metric in published.read(name)["metrics"] if (values["metric"] == metric).any()]
     rows = list(dict.fromkeys(values["row"]))
     with plots.theme():
-        figure, axes = plots._panels(max(1, len(metrics)), max(2.6, 0.55 * len(rows) + 0.9))
+        figure, axes = plots.new_panels(max(1, len(metrics)), max(2.6, 0.55 * len(rows) + 0.9))
         for metric, axis in zip(metrics, axes, strict=False):
             _bars(axis, values[values["metric"] == metric], rows)
             axis.set_xticklabels(rows, rotation=25, ha="right", rotation_mode="anchor")
@@ -168,7 +168,7 @@ def differences(found: pd.DataFrame, labels: Sequence[str] = tuple(VERDICTS)) ->
     pairs = list(dict.fromkeys(zip(found["dataset"], found["better"], found["than"], strict=True)))
     several = found["dataset"].nunique() > 1
     with plots.theme():
-        figure = plots._figure(2.4 + 3.1 * len(metrics), 1.1 + 0.3 * len(pairs), layout="constrained")
+        figure = plots.new_figure(2.4 + 3.1 * len(metrics), 1.1 + 0.3 * len(pairs), layout="constrained")
         axes = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
         for metric, axis in zip(metrics, axes, strict=True):
             for row in found[found["metric"] == metric].to_dict("records"):
@@ -273,7 +273,7 @@ def _drawn(
     top, depth = (2 if panels else 1) * line, len(cells) * line
     height = top + depth + 0.12 + 0.17 * len(words)
     with plots.theme():
-        figure = plots._figure(total, height)
+        figure = plots.new_figure(total, height)
         axis = figure.add_axes((0, 0, 1, 1), xlim=(0, total), ylim=(height, 0))
         axis.set_axis_off()
         rights = first + np.cumsum(widths)

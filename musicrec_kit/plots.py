@@ -60,7 +60,7 @@ def theme() -> AbstractContextManager[Any]:
     return mpl.rc_context(cast(Any, dict(STYLE)))
 
 
-def _figure(width: float, height: float, **more: Any) -> "Figure":
+def new_figure(width: float, height: float, **more: Any) -> "Figure":
     """Return a figure that is no part of pyplot's global state, and that a notebook shows as a picture all the same."""
     from matplotlib.figure import Figure
 
@@ -75,9 +75,9 @@ def _png(figure: "Figure") -> bytes:
     return buffer.getvalue()
 
 
-def _panels(columns: int, width: float = COLUMN, height: float = 3.0) -> "tuple[Figure, list[Axes]]":
-    """Return a figure with panels side by side."""
-    figure = _figure(width * columns, height, layout="constrained")
+def new_panels(columns: int, width: float = COLUMN, height: float = 3.0) -> "tuple[Figure, list[Axes]]":
+    """Return a figure with panels side by side, and its panels; sizes in inches, the width that of one panel."""
+    figure = new_figure(width * columns, height, layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
@@ -85,21 +85,22 @@ def learning_curve(log: pd.DataFrame, columns: Sequence[str] = ("loss", "valid")
     """Draw columns of a training log (`tables.training_log`) over epochs, one panel per trained part."""
     with theme():
         parts = list(dict.fromkeys(log["part"])) or ["no epochs"]
-        figure, axes = _panels(len(parts))
+        figure, axes = new_panels(len(parts))
         for part, axis in zip(parts, axes, strict=True):
             rows = log[log["part"] == part]
             names = [name for name in columns if name in rows and rows[name].notna().any()]
             for at, name in enumerate(names):
                 line = rows[["epoch", name]].dropna()
-                _line(axis, line["epoch"] + 1, line[name], name, at)
+                draw_line(axis, line["epoch"] + 1, line[name], name, at)
             axis.set(xlabel="epoch", ylabel="value", title=title or part)
-            _whole_numbers(axis)
+            whole_numbers(axis)
             if names:
                 axis.legend()
         return figure
 
 
-def _line(axis: "Axes", x: Any, y: Any, label: str, at: int) -> None:
+def draw_line(axis: "Axes", x: Any, y: Any, label: str, at: int) -> None:
+    """Draw the line of a figure's `at`-th row, told from the others by colour, dash and marker."""
     marker = MARKERS[at % len(MARKERS)] if len(x) <= MOST_MARKERS else ""
     axis.plot(x, y, label=label, color=COLOURS[at % 8], linestyle=DASHES[at % 8], marker=marker)
 
@@ -112,7 +113,7 @@ def lines(table: pd.DataFrame, x: str, y: str, by: str, panel: str, xlabel: str 
     """
     with theme():
         names = list(dict.fromkeys(table[panel]))
-        figure, axes = _panels(len(names), 3.6)
+        figure, axes = new_panels(len(names), 3.6)
         order = table[x].cat.categories if isinstance(table[x].dtype, pd.CategoricalDtype) else table[x].unique()
         words = None if pd.api.types.is_numeric_dtype(table[x]) else list(order)
         for name, axis in zip(names, axes, strict=True):
@@ -122,7 +123,7 @@ def lines(table: pd.DataFrame, x: str, y: str, by: str, panel: str, xlabel: str 
                 if str(label).startswith("("):
                     axis.plot(places, rows[y], label=label, color="#7f8b92", linestyle="--", linewidth=1.2, zorder=1)
                 else:
-                    _line(axis, places, rows[y], str(label), at)
+                    draw_line(axis, places, rows[y], str(label), at)
             axis.set(title=name, xlabel=xlabel or x)
             if words is not None:
                 axis.set_xticks(range(len(words)), words, rotation=30, ha="right")
@@ -134,13 +135,13 @@ def lines(table: pd.DataFrame, x: str, y: str, by: str, panel: str, xlabel: str 
 def loss_terms(log: pd.DataFrame, terms: Sequence[str], title: str = "", ylabel: str = "value") -> "Figure":
     """Draw the terms of a loss (or their gradient norms) over epochs, on a log scale; terms that are 0 are left out."""
     with theme():
-        figure, (axis,) = _panels(1, COLUMN * 1.5)
+        figure, (axis,) = new_panels(1, COLUMN * 1.5)
         found = [name for name in terms if name in log and (log[name] > 0).any()]
         for at, name in enumerate(found):
             rows = log[log[name] > 0]
-            _line(axis, rows["epoch"] + 1, rows[name], name, at)
+            draw_line(axis, rows["epoch"] + 1, rows[name], name, at)
         axis.set(xlabel="epoch", ylabel=ylabel, title=title)
-        _whole_numbers(axis)
+        whole_numbers(axis)
         if found:
             axis.set_yscale("log")
             axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -151,26 +152,28 @@ def codebook_usage(usage: pd.DataFrame) -> "Figure":
     """Draw the share of the codes in use and of the perplexity, per view and level (analysis.codes.usage_per_view)."""
     with theme():
         views = list(dict.fromkeys(usage["view"]))
-        figure, axes = _panels(len(views), 3.2)
+        figure, axes = new_panels(len(views), 3.2)
         for view, axis in zip(views, axes, strict=True):
             rows = usage[usage["view"] == view]
             levels = np.arange(len(rows))
             bars = (("codes in use", rows["used"] / rows["size"]), ("perplexity", rows["perplexity"] / rows["size"]))
             for at, (name, share) in enumerate(bars):
-                _bars(axis, levels + (at - 0.5) * 0.38, share, name, at, width=0.36)
+                draw_bars(axis, levels + (at - 0.5) * 0.38, share, name, at, width=0.36)
             axis.set(xticks=levels, xticklabels=[f"level {n + 1}" for n in rows["level"]], ylim=(0, 1.05))
             axis.set(title=view, ylabel="share of the codebook")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         return figure
 
 
-def _whole_numbers(axis: "Axes") -> None:
+def whole_numbers(axis: "Axes") -> None:
+    """Let the x axis show whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _bars(axis: "Axes", x: Any, height: Any, label: str, at: int, **more: Any) -> None:
+def draw_bars(axis: "Axes", x: Any, height: Any, label: str, at: int, **more: Any) -> None:
+    """Draw the bars of a figure's `at`-th row, told from the others by colour and hatching."""
     style = {"color": COLOURS[at % 8], "hatch": HATCHES[at % 8], "edgecolor": "white", "linewidth": 0}
     axis.bar(x, height, label=label, **{**style, **more})
 
@@ -181,7 +184,7 @@ def heat_map(frame: pd.DataFrame, title: str = "", label: str = "AMI") -> "Figur
         if not frame.size:
             return nothing("nothing to compare")
         values = frame.to_numpy(dtype=float)
-        figure, (axis,) = _panels(1, 1.4 + 0.75 * frame.shape[1], 1.0 + 0.42 * frame.shape[0])
+        figure, (axis,) = new_panels(1, 1.4 + 0.75 * frame.shape[1], 1.0 + 0.42 * frame.shape[0])
         top = max(0.05, float(np.nanmax(values, initial=0)))
         image = axis.imshow(values, cmap="cividis", vmin=min(0.0, float(np.nanmin(values, initial=0))), vmax=top)
         for (row, column), value in np.ndenumerate(values):
@@ -214,12 +217,14 @@ def metric_bars(
 ) -> "Figure":
     """Draw one metric of every list of a run (`tables.run_table`) with its interval, and known ceilings."""
     with theme():
-        figure, (axis,) = _panels(1, max(COLUMN, 1.2 + 0.75 * len(table)), 3.2)
+        figure, (axis,) = new_panels(1, max(COLUMN, 1.2 + 0.75 * len(table)), 3.2)
         stem, _, end = metric.partition(" ")
         low, high = f"{stem} low{' ' + end if end else ''}", f"{stem} high{' ' + end if end else ''}"
         for at, (_, row) in enumerate(table.iterrows()):
             counted = row["list"] in ("markov", "popularity")
-            _bars(axis, at, row[metric], "", 7 if counted else 0, color="#9aa5ab" if counted else COLOURS[0], hatch="")
+            draw_bars(
+                axis, at, row[metric], "", 7 if counted else 0, color="#9aa5ab" if counted else COLOURS[0], hatch=""
+            )
             if low in table:
                 reach = [[row[metric] - row[low]], [row[high] - row[metric]]]
                 axis.errorbar(at, row[metric], yerr=reach, color="black", capsize=3, linewidth=1)
@@ -234,7 +239,7 @@ def metric_bars(
 
 def nothing(why: str) -> "Figure":
     """Draw an empty panel that says why there is nothing to see."""
-    figure, (axis,) = _panels(1, COLUMN, 0.8)
+    figure, (axis,) = new_panels(1, COLUMN, 0.8)
     axis.set_axis_off()
     axis.text(0.5, 0.5, why, ha="center", va="center", color="#5f6b73")
     return figure
@@ -243,13 +248,13 @@ def nothing(why: str) -> "Figure":
 def histogram(values: Iterable[float], xlabel: str, title: str = "", ylabel: str = "count") -> "Figure":
     """Draw how often whole numbers occur, such as lengths of histories."""
     with theme():
-        figure, (axis,) = _panels(1)
+        figure, (axis,) = new_panels(1)
         numbers = np.asarray(list(values))
         low, high = (numbers.min(), numbers.max()) if len(numbers) else (0, 0)
         bins: Any = np.arange(low, high + 2) - 0.5
         axis.hist(numbers, bins=bins if len(bins) <= 61 else 60, color=COLOURS[0], edgecolor="white", linewidth=0.4)
         axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
-        _whole_numbers(axis)
+        whole_numbers(axis)
         return figure
 
 
@@ -262,7 +267,7 @@ def picture_grid(
     items = [int(item) for item in items]
     rows = max(1, -(-len(items) // columns))
     with theme():
-        figure = _figure(1.6 * columns, 2.05 * rows)
+        figure = new_figure(1.6 * columns, 2.05 * rows)
         figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.2 / rows, wspace=0.08, hspace=0.3)
         for at, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
             axis.set_axis_off()
@@ -287,7 +292,7 @@ def picture_rows(
 
     columns = max([columns, 1, *(len(items) for _, items, _ in rows)])
     with theme():
-        figure = _figure(1.6 * columns, 2.35 * max(1, len(rows)), layout="constrained")
+        figure = new_figure(1.6 * columns, 2.35 * max(1, len(rows)), layout="constrained")
         bands = figure.subfigures(max(1, len(rows)), 1, squeeze=False)[:, 0]
         for band, (heading, items, captions) in zip(bands, rows, strict=False):
             band.suptitle(heading.replace("$", r"\$"), x=0.01, ha="left", fontsize=9, fontweight="bold")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from musicrec_kit.plots import COLOURS, COLUMN, _bars, _line, _panels, _whole_numbers, nothing, theme
+from musicrec_kit.plots import COLOURS, COLUMN, draw_bars, draw_line, new_panels, nothing, theme, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,18 +18,18 @@ def levels_known(known: pd.DataFrame) -> "Figure":
     """
     with theme():
         names = list(known["z_hat"].unique())
-        figure, axes = _panels(len(names))
+        figure, axes = new_panels(len(names))
         for name, axis in zip(names, axes, strict=True):
             panel = known[known["z_hat"] == name]
             own = panel[panel["of"] == name]
             axis.axvspan(0.5, 0.5 + own["shared"].sum(), color="#f0f0f0", zorder=0)
-            _line(axis, own["level"] + 1, own["decoded"], "itself, by the decoder", 0)
+            draw_line(axis, own["level"] + 1, own["decoded"], "itself, by the decoder", 0)
             for at, (other, rows) in enumerate(panel.groupby("of", sort=False), start=1):
-                _line(axis, rows["level"] + 1, rows["r2"], f"{other}, by a linear probe", at)
+                draw_line(axis, rows["level"] + 1, rows["r2"], f"{other}, by a linear probe", at)
                 if other != name:
                     axis.axhline(rows["r2_features"].iloc[0], color=COLOURS[at % 8], linewidth=0.8)
             axis.set(xlabel="levels read", ylabel="R2", title=f"z-hat of {name}", xlim=(0.5, len(own) + 0.5))
-            _whole_numbers(axis)
+            whole_numbers(axis)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names) + 1)
         return figure
 
@@ -40,16 +40,16 @@ def gradients(log: pd.DataFrame) -> "Figure":
         places = [(part, side) for part in log["part"].unique() for side in ("encoder", "codebooks")]
         if not any(str(name).startswith("gradient/") for name in log):
             return nothing("no gradients: this tokenizer is not trained")
-        figure, axes = _panels(len(places))
+        figure, axes = new_panels(len(places))
         for (part, side), axis in zip(places, axes, strict=True):
             names = [n for n in log.columns if n.startswith("gradient/") and n.endswith(f"/{side}")]
             for at, name in enumerate(names):
                 rows = log[(log["part"] == part) & (log[name] > 0)]
                 if len(rows):
-                    _line(axis, rows["epoch"] + 1, rows[name], name.split("/")[1], at)
+                    draw_line(axis, rows["epoch"] + 1, rows[name], name.split("/")[1], at)
             words = {"encoder": "encoders", "codebooks": "codebooks"}[side]
             axis.set(xlabel="epoch", ylabel="norm", title=words if part == "all" else f"{words}, {part}", yscale="log")
-            _whole_numbers(axis)
+            whole_numbers(axis)
             if axis.lines:
                 axis.legend()
         return figure
@@ -64,13 +64,13 @@ def agreement(table: pd.DataFrame, form: str = "joint") -> "Figure":
     with theme():
         rows = table[table["z_hat"] == form]
         changes, parts = list(rows["change"].unique()), list(rows["part"].unique())
-        figure, axes = _panels(2, max(COLUMN, 1.2 + 0.8 * len(changes)))
+        figure, axes = new_panels(2, max(COLUMN, 1.2 + 0.8 * len(changes)))
         for axis, measure in zip(axes, ("neighbours", "spearman"), strict=True):
             for at, part in enumerate(parts):
                 chosen = rows[rows["part"] == part].set_index("change").reindex(changes)
                 places = np.arange(len(changes)) + (at - (len(parts) - 1) / 2) * 0.4
                 reach = 2 * chosen[f"{measure}_spread"] if f"{measure}_spread" in chosen else np.zeros(len(changes))
-                _bars(axis, places, chosen[measure], part, at, width=0.38)
+                draw_bars(axis, places, chosen[measure], part, at, width=0.38)
                 chance = chosen[f"{measure}_chance"]
                 style: dict[str, Any] = {"fmt": "_", "color": "black", "markersize": 14, "linewidth": 1, "capsize": 3}
                 axis.errorbar(places, chance, yerr=reach, label="" if at else "chance", **style)
@@ -86,12 +86,12 @@ def churn(table: pd.DataFrame) -> "Figure":
     with theme():
         changes = list(table["change"].unique())
         places = list(dict.fromkeys(zip(table["stream"], table["level"], strict=True)))
-        figure, (axis,) = _panels(1, max(COLUMN, 1.2 + 0.35 * len(places) * len(changes)))
+        figure, (axis,) = new_panels(1, max(COLUMN, 1.2 + 0.35 * len(places) * len(changes)))
         width = 0.8 / len(changes)
         for at, change in enumerate(changes):
             rows = table[table["change"] == change].set_index(["stream", "level"]).reindex(places)
             x = np.arange(len(places)) + (at - (len(changes) - 1) / 2) * width
-            _bars(axis, x, rows["moved"], change, at, width=0.9 * width)
+            draw_bars(axis, x, rows["moved"], change, at, width=0.9 * width)
             reach = [rows["moved"] - rows["moved low"], rows["moved high"] - rows["moved"]]
             axis.errorbar(x, rows["moved"], yerr=reach, fmt="none", color="black", capsize=2, linewidth=1)
             label = "" if at else "shuffled items"
