@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 Size = Literal["smoke", "small", "paper"]
+LISTS = frozenset({"joint", "merged", "merged_lse", "main", "popularity", "markov"})  # no names for one view of several
 VISUAL = "image"  # the modality that `generator.visual_tokens` shows
 
 
@@ -75,6 +76,15 @@ class Settings(Frozen):
             raise ValueError(
                 f"generator.softmax=legal trains a model that never learns which IDs exist, and rank.tree="
                 f"{self.rank.tree} relies on it; set rank.tree=joint or generator.softmax=vocabulary"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _views_are_no_lists(self) -> "Settings":
+        if len(self.views) > 1 and (taken := sorted(set(self.views) & LISTS)):
+            raise ValueError(
+                f"the view {taken[0]!r} has the name of another list; name it otherwise with ids.views, such as "
+                "{fused: [" + ", ".join(self.views[taken[0]]) + "]}"
             )
         return self
 

@@ -19,7 +19,7 @@ from musicrec_kit.params import VISUAL, Frozen, Refused, Settings, Size
 STAGES = ("data", "features", "cf", "tokenizer", "ids", "generator", "rank", "evaluate")
 
 # raised by hand when a stage's results change for equal settings: what was built before is then built again
-VERSIONS = {"data": 1, "features": 1, "cf": 1, "tokenizer": 1, "ids": 1, "generator": 1, "rank": 1, "evaluate": 1}
+VERSIONS = {"data": 1, "features": 1, "cf": 1, "tokenizer": 1, "ids": 1, "generator": 2, "rank": 1, "evaluate": 1}
 
 # of ids, read by stage generator
 TOKEN_FIELDS = ("tie_levels", "tie_shared_tokens", "separators", "separator_token", "tokens")

@@ -284,7 +284,10 @@ class GeneratorParams(Frozen):
         4, ge=0, description="learned tokens before the tasks joint, align and cross (lineage.md row 31)"
     )
     epochs: int = Field(200, ge=0)
-    steps: int | None = Field(None, ge=1, description="steps instead of epochs")
+    steps: int | None = Field(None, ge=1, description="steps instead of epochs, of each stage; all are made")
+    keep: Literal["best", "last"] = Field(
+        "best", description="weights that a stage ends with: of its lowest validation loss, or of its last step"
+    )
     batch: int = Field(256, ge=1)
     lr: float = Field(1e-3, gt=0)
     position_lr: float = Field(
@@ -301,7 +304,9 @@ class GeneratorParams(Frozen):
         "vocabulary", description="what a target token competes with: every token, or those that may follow its prefix"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 elsewhere")
-    patience: int = Field(10, ge=1, description="epochs without gain on validation loss before stopping")
+    patience: int = Field(
+        10, ge=1, description="epochs without gain on validation loss before stopping; not with steps"
+    )
 
     @model_validator(mode="after")
     def _direct_knows_the_user(self) -> "GeneratorParams":

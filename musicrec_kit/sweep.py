@@ -110,9 +110,10 @@ def _common(sweep: Mapping[str, Any], dataset: str) -> dict[str, Any]:
 def cells(sweep: Mapping[str, Any]) -> Iterator[Cell]:
     """Give every cell of a sweep: data sets x axes x seeds, without those that `skip` names.
 
-    An axis maps a level's name to settings; the key `method` among them is the cell's method. An entry of `skip` maps
-    axes to levels, and leaves out the cells that match all of it. An entry of `settings` is given to every cell, if it
-    names no data set or size but the cell's. Cells that ask for the same run under two names are both given.
+    An axis maps a level's name to settings; the key `method` among them is the cell's method, and `datasets` the only
+    ones that have this level. An entry of `skip` maps axes to levels, and leaves out the cells that match all of it. An
+    entry of `settings` is given to every cell, if it names no data set or size but the cell's. Cells that ask for the
+    same run under two names are both given.
     """
     axes = levels_of_axes(sweep)
     for dataset in sweep["datasets"]:
@@ -125,7 +126,9 @@ def cells(sweep: Mapping[str, Any]) -> Iterator[Cell]:
             for _, settings in place:
                 values = merge(values, settings)
             values = dict(values)
-            method = values.pop("method", "musicrec")
+            method, only = values.pop("method", "musicrec"), values.pop("datasets", None)
+            if only and methods.dataset_name(dataset) not in only:
+                continue
             for seed in sweep.get("seeds", [0]):
                 yield Cell(dataset, method, sweep.get("size", "small"), seed, levels, values)
 

@@ -71,13 +71,14 @@ def parameter_groups(
     """Return groups of parameters: matrices, which decay, and vectors, which do not (as Hugging Face's Trainer).
 
     `rate` is a group's factor on the learning rate: that of the first word in `rates` that the parameter's name holds.
+    AdamW decays by learning rate times decay, so a group's decay is divided by its rate: all matrices decay alike.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {(weight_decay, 1.0): [], (0.0, 1.0): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             rate = next((rate for word, rate in (rates or {}).items() if word in name), 1.0)
             groups.setdefault((weight_decay if parameter.ndim > 1 else 0.0, rate), []).append(parameter)
-    return [{"params": found, "weight_decay": decay, "rate": rate} for (decay, rate), found in groups.items()]
+    return [{"params": found, "weight_decay": decay / rate, "rate": rate} for (decay, rate), found in groups.items()]
 
 
 def fit(
@@ -88,7 +89,7 @@ def fit(
     lr: float,
     weight_decay: float,
     epochs: int,
-    steps_per_epoch: int,
+    steps: int,
     warmup: float = 0.0,
     schedule: Schedule = "cosine",
     clip: float | None = None,
@@ -108,6 +109,7 @@ def fit(
         batches: epoch -> that epoch's batches, the same every time it is asked.
         loss: batch -> (scalar, named parts for the log).
         epochs: upper limit; 0 trains nothing.
+        steps: of all epochs together; the schedule ends there.
         rates: factors on `lr` for parameters whose names hold a word (`parameter_groups`).
         patience: checks without gain before stopping.
         validate: () -> (value, parts); lower is better; asked every `check_every` epochs and after the last.
@@ -118,7 +120,7 @@ def fit(
     fused = device.type in ("cuda", "cpu")
     optimiser = torch.optim.AdamW(parameter_groups(model, weight_decay, rates), lr=lr, fused=fused)
     state, best = _resume(model, optimiser, folder)
-    total = max(1, epochs * steps_per_epoch)
+    total = max(1, steps)
     start, saved = time.perf_counter() - state.seconds, time.perf_counter()
     bar = tqdm(total=total, initial=state.step, desc=name, unit="step", mininterval=1.0, leave=False)
     stopped = "epochs"

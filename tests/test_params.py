@@ -36,6 +36,14 @@ def test_every_fault_is_told_in_one_message() -> None:
         assert name in str(caught.value)
 
 
+def test_a_view_may_not_have_the_name_of_another_list() -> None:
+    made = {"modalities": ["text", "joint"], "features": {"joint": {"file": "x.npy"}}}
+    with pytest.raises(Refused, match=r"the view 'joint' .* such as \{fused: \[joint\]\}"):
+        params.build(made)
+    assert params.build({**made, "ids": {"views": {"text": ["text"], "fused": ["joint"]}}}).views
+    assert params.build({**made, "modalities": ["joint"]}).views == {"joint": ("joint",)}
+
+
 def test_levels_must_add_up() -> None:
     with pytest.raises(Refused, match=r"must equal tokenizer\.levels"):
         methods.resolve("demo_tiny", "musicrec", "smoke", {"tokenizer": {"shared_levels": 3}})

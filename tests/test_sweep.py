@@ -181,6 +181,14 @@ def test_every_cell_gets_what_settings_say_of_its_data_set_and_size() -> None:
     assert found[("demo", "a")] == {"batch": 7, "steps": 5} and found[("demo", "b")] == {"batch": 8, "steps": 5}
 
 
+def test_a_level_may_be_one_of_some_data_sets_only() -> None:
+    axes = {"row": {"a": None, "b": {"datasets": ["demo_tiny"], "method": "tiger"}}}
+    found = [
+        (cell.dataset, cell.levels["row"]) for cell in sweep.cells({"datasets": ["demo_tiny", "demo"], "axes": axes})
+    ]
+    assert found == [("demo_tiny", "a"), ("demo_tiny", "b"), ("demo", "a")]
+
+
 def test_a_level_may_stand_for_the_values_of_the_size() -> None:
     made = {"datasets": ["demo"], "axes": {"row": {"codes": {"key": "tokenizer.codes", "values": "codes"}}}}
     small = [cell.overrides["tokenizer"]["codes"] for cell in sweep.cells({**made, "size": "small"})]

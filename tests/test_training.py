@@ -41,7 +41,7 @@ def _fit(
         lr=0.01,
         weight_decay=0.01,
         epochs=epochs,
-        steps_per_epoch=4,
+        steps=4 * epochs,
         warmup=0.1,
         folder=folder,
         **more,
@@ -97,7 +97,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run() -> None:
             lr=1.0,
             weight_decay=0.0,
             epochs=1,
-            steps_per_epoch=1,
+            steps=1,
         )
 
 
@@ -119,10 +119,31 @@ def test_a_rate_applies_to_the_parameters_it_names_and_follows_the_schedule() ->
         lr=0.01,
         weight_decay=0.0,
         epochs=1,
-        steps_per_epoch=1,
+        steps=1,
         schedule="constant",
         rates={"quick": 50.0},
     )
     for name, parameter in model.named_parameters():
         # Adam's first step is the learning rate
         assert (before[name] - parameter).item() == pytest.approx(0.5 if "quick" in name else 0.01, rel=1e-4)
+
+
+def test_a_rate_leaves_the_decay_as_it_is() -> None:
+    model = nn.Sequential()
+    for name in ("slow", "quick"):
+        model.add_module(name, nn.Linear(2, 2))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    training.fit(
+        model,
+        lambda _: [0],
+        lambda _: (0.0 * torch.stack([p.sum() for p in model.parameters()]).sum(), {}),
+        lr=0.01,
+        weight_decay=0.5,
+        epochs=1,
+        steps=1,
+        schedule="constant",
+        rates={"quick": 50.0},
+    )
+    for name, parameter in model.named_parameters():
+        left = 1 - 0.01 * 0.5 if parameter.ndim > 1 else 1.0
+        torch.testing.assert_close(parameter.detach(), before[name] * left, msg=name)

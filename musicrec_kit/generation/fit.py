@@ -140,8 +140,8 @@ def fit_generator(
 ) -> Generator:
     """Train a generator and return it; with a folder, save it there and continue a killed training.
 
-    Stages run one after the other on the same weights, each with its own optimiser and schedule and with the same
-    number of epochs or steps (MGR A.2).
+    Stages run one after the other on the same weights, each with its own optimiser and schedule and with as many steps
+    as the last one (MGR A.2). `params.steps` are all made, whatever a row's examples: patience stops epochs only.
 
     Args:
         pictures: the features that `params.visual_tokens` are made of.
@@ -160,7 +160,13 @@ def fit_generator(
     store = made.store(sequences, partner=partner)
     loss = T5.loss if params.softmax == "vocabulary" else LegalSoftmax(made.vocabulary, made.every_task, device).loss
     stages = params.stages or (params.tasks,)
-    for number, words in enumerate(stages):
+    families = [
+        [family for word in made.families if word in words for family in made.families[word]] for words in stages
+    ]
+    examples = train_prefixes(sequences, history)
+    in_epoch = [_steps_in_epoch(store, of_stage, examples, params.batch, seed) for of_stage in families]
+    steps = params.steps or params.epochs * in_epoch[-1]
+    for number in range(len(stages)):
         place = folder if folder is None or len(stages) == 1 else folder / f"stage_{number}"
         done = None if place is None or len(stages) == 1 else place / WEIGHTS
         if done is not None and done.is_file():
@@ -168,8 +174,8 @@ def fit_generator(
             made.model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
             made.log.extend(runs.read_json(done.with_name(ABOUT)))
             continue
-        families = [family for word in made.families if word in words for family in made.families[word]]
-        records = _fit_stage(made, store, loss, families, sequences, number, place, seed)
+        stream = _Stream(store, families[number], examples, in_epoch[number], steps, params, seed)
+        records = _fit_stage(made, stream, loss, sequences, number, place)
         made.log.extend(records)
         if done is not None:
             runs.write_json(done.with_name(ABOUT), records)
@@ -206,67 +212,75 @@ def shuffled_partners(n_items: int, seed: int) -> np.ndarray:
     return partner
 
 
-def _fit_stage(
-    made: Generator,
-    store: TokenStore,
-    loss: Loss,
-    families: list[Family],
-    sequences: Sequences,
-    number: int,
-    folder: Path | None,
-    seed: int,
-) -> list[dict[str, Any]]:
-    params, name = made.params, f"generator stage {number}"
-    examples = train_prefixes(sequences, made.history)
+def _steps_in_epoch(store: TokenStore, families: list[Family], examples: Examples, batch: int, seed: int) -> int:
     n_examples = len(tasks.draw_epoch(store, families, examples, seed, 0).prompt)
     if n_examples == 0:
-        raise Refused(f"{name}: no training examples for {[task.name for family in families for task in family]}")
-    in_epoch = -(-n_examples // params.batch)
-    epochs, length = _schedule(params, in_epoch)
+        names = [task.name for family in families for task in family]
+        raise Refused(f"the generator has no training examples for {names or 'a stage without tasks'}")
+    return -(-n_examples // batch)
 
-    def steps(chunk: int) -> Iterator[tuple[Tensor | Source, Tensor]]:
-        # a chunk of training is an epoch, or a part of the steps asked for; both are cut from the same stream
-        step, stop = chunk * length, (chunk + 1) * length
+
+@dataclass(frozen=True)
+class _Stream:
+    """A stage's batches: epochs one after the other, cut after `steps`; validation is looked at after every chunk."""
+
+    store: TokenStore
+    families: list[Family]
+    examples: Examples
+    in_epoch: int
+    steps: int
+    params: GeneratorParams
+    seed: int
+
+    @property
+    def chunks(self) -> int:
+        """Return how often validation is looked at: every epoch, or every 1,000 steps and eight times at least."""
+        if self.params.steps is None:
+            return self.params.epochs
+        return min(self.steps, max(8, -(-self.steps // 1000)))
+
+    def chunk(self, number: int) -> Iterator[tuple[Tensor | Source, Tensor]]:
+        """Yield the batches of a chunk."""
+        step, stop = (at * self.steps // self.chunks for at in (number, number + 1))
         while step < stop:
-            spans = tasks.draw_epoch(store, families, examples, seed, epoch := step // in_epoch)
-            stream = tasks.batches(store, spans, params.batch, seed, epoch)
-            ended = min(stop, (epoch + 1) * in_epoch)
-            yield from itertools.islice(stream, step - epoch * in_epoch, ended - epoch * in_epoch)
+            epoch = step // self.in_epoch
+            spans = tasks.draw_epoch(self.store, self.families, self.examples, self.seed, epoch)
+            stream = tasks.batches(self.store, spans, self.params.batch, self.seed, epoch)
+            ended, before = min(stop, (epoch + 1) * self.in_epoch), epoch * self.in_epoch
+            yield from itertools.islice(stream, step - before, ended - before)
             step = ended
 
-    validation = validation_tasks(families)
+
+def _fit_stage(
+    made: Generator, stream: _Stream, loss: Loss, sequences: Sequences, number: int, folder: Path | None
+) -> list[dict[str, Any]]:
+    params, name, store = made.params, f"generator stage {number}", stream.store
+    validation = validation_tasks(stream.families)
     valid = held_out(sequences, "valid", made.history)
     result = training.fit(
         made.model,
-        steps,
+        stream.chunk,
         lambda batch: (loss(made.model, *batch), {}),
         lr=params.lr,
         weight_decay=params.weight_decay,
-        epochs=epochs,
-        steps_per_epoch=length,
+        epochs=stream.chunks,
+        steps=stream.steps,
         warmup=params.warmup,
         schedule=params.schedule,
         clip=params.clip,
         rates={"position_bias": params.position_lr},
-        patience=params.patience if validation else None,
+        patience=params.patience if validation and params.steps is None else None,
         validate=(lambda: validation_loss(made.model, store, loss, validation, valid))
         if validation and len(valid)
         else None,
         folder=folder,
-        seed=seed,
+        seed=stream.seed,
         precision=precision_of(params.precision, made.device),
         name=name,
+        keep_best=params.keep == "best",
     )
     log.info("%s: %d epochs, best validation loss %.4f", name, result.epochs, result.best_value)
     return [{"stage": number, **record} for record in result.log]
-
-
-def _schedule(params: GeneratorParams, in_epoch: int) -> tuple[int, int]:
-    """Return (chunks, steps per chunk): epochs, or `params.steps` in as many chunks as it has epochs, rounded up."""
-    if params.steps is None:
-        return params.epochs, in_epoch
-    chunks = -(-params.steps // in_epoch)
-    return chunks, -(-params.steps // chunks)
 
 
 def precision_of(wanted: str, device: torch.device) -> Literal["fp32", "bf16"]:

@@ -2,8 +2,8 @@
 
 The lineage's loss is a softmax over the whole vocabulary. With few users most of it is spent on the memory of a list:
 which of the N^L codes of length L stand for an item. Decoding along the prefix tree knows that list anyway. Here every
-target token competes with its siblings alone: the children of its prefix in the tree of all that the tasks write.
-Decoding then renormalises in the same way (`Legal.softmax`).
+target token competes with its siblings alone: the children of its prefix in the tree of the items as the target's task
+writes them. Decoding renormalises in the same way (`Legal.softmax`), whatever other tasks the row is trained on.
 """
 
 from collections.abc import Iterable
@@ -26,27 +26,43 @@ class LegalSoftmax:
 
     def __init__(self, vocabulary: Vocabulary, every_task: Iterable[Task], device: str | torch.device = "cpu") -> None:
         written = [tasks.write(vocabulary, target) for target in sorted({task.target for task in every_task})]
-        width = max(tokens.shape[1] for tokens, _ in written)
-        tokens = np.concatenate([np.pad(tokens, ((0, 0), (0, width - tokens.shape[1]))) for tokens, _ in written])
-        self.tree = PrefixTree.from_tokens(tokens, np.concatenate([lengths for _, lengths in written]), EOS).to(device)
+        rows = [whole(tokens[lengths > 0], lengths[lengths > 0]) for tokens, lengths in written]
+        width = max(row.shape[1] for row in rows)
+        every = np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows])
+        # a target's own eos is its last token: the tree reads what stands before it
+        self.tree = PrefixTree.from_tokens(every, (every != PAD).sum(axis=1) - 1, EOS).to(device)
         self._offset = torch.arange(max(self.tree.max_branch), device=device)
+        # edge -> the writings that pass it, a bit each
+        self._writings = torch.zeros(len(self.tree.child_token), dtype=torch.int64, device=device)
+        for number, row in enumerate(rows):
+            target = torch.from_numpy(row).long().to(device)
+            passed, _, _ = self._walk(target)
+            self._writings[passed[target != PAD].unique()] |= 1 << number
+
+    def _walk(self, target: Int[Tensor, "batch length"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the edge of every token [batch length], those it could take [batch length branch], and which are."""
+        tree, node = self.tree, torch.zeros_like(target[:, 0])
+        taken, edges, there = [], [], []
+        for wanted in target.unbind(1):
+            first, legal = tree.child_first[node][:, None], self._offset < tree.child_count[node][:, None]
+            edge = (first + self._offset).clamp(max=len(tree.child_token) - 1)
+            place = ((tree.child_token[edge] == wanted[:, None]) & legal).byte().argmax(dim=1)
+            taken.append(edge.gather(1, place[:, None])[:, 0])
+            node = tree.child_node[taken[-1]]
+            edges.append(edge)
+            there.append(legal & (wanted != PAD)[:, None])
+        return torch.stack(taken, dim=1), torch.stack(edges, dim=1), torch.stack(there, dim=1)
 
     def siblings(self, target: Int[Tensor, "batch length"]) -> tuple[Tensor, Tensor]:
         """Return what may stand at every position, [batch length branch], and where it is more than filling.
 
-        Targets are whole IDs with eos, padded; a padded position has no siblings.
+        Targets are whole IDs with eos, padded; a padded position has no siblings. The last edge of a whole ID says in
+        which writing it is, and what other writings begin with is no sibling.
         """
-        tree, node = self.tree, torch.zeros_like(target[:, 0])
-        found, there = [], []
-        for wanted in target.unbind(1):
-            first, legal = tree.child_first[node][:, None], self._offset < tree.child_count[node][:, None]
-            edge = (first + self._offset).clamp(max=len(tree.child_token) - 1)
-            token = tree.child_token[edge]
-            place = ((token == wanted[:, None]) & legal).byte().argmax(dim=1)
-            node = tree.child_node[edge.gather(1, place[:, None])[:, 0]]
-            found.append(token)
-            there.append(legal & (wanted != PAD)[:, None])
-        return torch.stack(found, dim=1), torch.stack(there, dim=1)
+        taken, edges, there = self._walk(target)
+        last = taken.gather(1, (target != PAD).sum(dim=1, keepdim=True).sub(1).clamp_min(0))
+        there &= (self._writings[edges] & self._writings[last][..., None]) != 0
+        return self.tree.child_token[edges], there
 
     def loss(
         self,
@@ -64,3 +80,10 @@ class LegalSoftmax:
         errors = rivals.logsumexp(-1) - logits.gather(-1, target[..., None])[..., 0]
         total = torch.where(live, errors, 0.0).sum()
         return total if reduction == "sum" else total / live.sum().clamp_min(1)
+
+
+def whole(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return IDs [items, width + 1] with eos behind each, padded."""
+    at = np.arange(tokens.shape[1] + 1)
+    wide = np.where(at < lengths[:, None], np.pad(tokens, ((0, 0), (0, 1))), PAD)
+    return np.where(at == lengths[:, None], EOS, wide)

@@ -136,7 +136,7 @@ def train(
         lr=params.lr,
         weight_decay=0.0,
         epochs=params.epochs,
-        steps_per_epoch=math.ceil(len(windows) / params.batch),
+        steps=params.epochs * math.ceil(len(windows) / params.batch),
         schedule="constant",
         patience=params.patience if len(valid) else None,
         validate=validate if len(valid) else None,

@@ -169,7 +169,7 @@ def train(model: SharedSpecific | RQVAE, items: Items, folder: Path | None, seed
         lr=params.lr,
         weight_decay=params.weight_decay,
         epochs=params.epochs,
-        steps_per_epoch=math.ceil(len(items) / params.batch),
+        steps=params.epochs * math.ceil(len(items) / params.batch),
         schedule="constant",
         validate=lambda: check(model, items, groups, seed),
         check_every=params.check_every,

@@ -6,7 +6,7 @@ import reference_generation as reference
 import torch
 
 from musicrec_kit import training
-from musicrec_kit.data.splits import Sequences, held_out
+from musicrec_kit.data.splits import Sequences, held_out, train_prefixes
 from musicrec_kit.generation import fit
 from musicrec_kit.generation.fit import Generator, fit_generator
 from musicrec_kit.generation.ranking import Ranker
@@ -107,11 +107,10 @@ def test_stages_train_their_own_tasks(world, tmp_path, monkeypatch):
     sequences, ids = world
     made = fit_generator(sequences, ids, params, IdsParams(), 5, tmp_path)
     n_prefixes = int((sequences.train_end - sequences.offsets[:-1] - 1).clip(0).sum())
-    # 15 items in 2 directions without validation, then every prefix in 2 views
-    assert seen == [
-        ("generator stage 0", -(-30 // 7), None, True),
-        ("generator stage 1", -(-2 * n_prefixes // 7), TINY.patience, False),
-    ]
+    # 15 items in 2 directions without validation, then every prefix in 2 views: as many steps in both
+    steps = -(-2 * n_prefixes // 7)
+    assert steps > -(-30 // 7)
+    assert seen == [("generator stage 0", steps, None, True), ("generator stage 1", steps, TINY.patience, False)]
     assert [(r["stage"], "valid" in r) for r in made.log] == [(0, False), (1, True)]
     assert (tmp_path / "stage_1" / "metrics.jsonl").is_file()
 
@@ -128,12 +127,46 @@ def test_position_biases_learn_at_their_own_rate(world):
         assert float(far) == pytest.approx(factor * float(moved[1.0][name]), rel=1e-3), name
 
 
-@pytest.mark.parametrize(("steps", "parts"), [(3, 1), (9, 1), (25, 3)])
-def test_steps_instead_of_epochs(world, steps, parts):
-    params = TINY.model_copy(update={"steps": steps, "tasks": ("next",), "batch": 10, "epochs": 99})
+@pytest.mark.parametrize(("steps", "looks"), [(3, 3), (9, 8), (25, 8)])
+def test_steps_instead_of_epochs_are_all_made(world, steps, looks):
+    params = TINY.model_copy(
+        update={"steps": steps, "tasks": ("next",), "batch": 10, "epochs": 99, "lr": 1e-9, "patience": 1}
+    )
     made = fit_generator(*world, params, IdsParams(), 5)
-    assert len(made.log) == parts  # validations: an epoch has 10 steps here
-    assert made.log[-1]["step"] == -(-steps // parts) * parts
+    assert len(made.log) == looks and made.log[-1]["step"] == steps
+    assert made.log[-1]["lr"] < 1e-9 * 0.6  # the schedule ends where the steps do
+
+
+def test_chunks_cut_the_stream_of_epochs_without_a_gap(world):
+    sequences, ids = world
+    params = TINY.model_copy(update={"tasks": ("next",), "batch": 10, "steps": 25})
+    made = Generator.untrained(ids, params, IdsParams(), 5)
+    examples, families, store = train_prefixes(sequences, 5), list(made.families["next"]), made.store(sequences)
+    stream = fit._Stream(store, families, examples, 10, 25, params, 0)
+    found = [target for number in range(stream.chunks) for _, target in stream.chunk(number)]
+    wanted = []
+    for epoch in range(3):
+        spans = fit.tasks.draw_epoch(store, families, examples, 0, epoch)
+        wanted += [target for _, target in fit.tasks.batches(store, spans, 10, 0, epoch)]
+    assert len(found) == 25 and all(torch.equal(a, b) for a, b in zip(found, wanted, strict=False))
+
+
+def test_the_last_weights_or_the_best(world):
+    last, best = (
+        fit_generator(*world, TINY.model_copy(update={"lr": 0.3, "steps": 40, "keep": keep}), IdsParams(), 5)
+        for keep in ("last", "best")
+    )
+    values = [record["valid"] for record in last.log]
+    assert values == [record["valid"] for record in best.log] and min(values) < values[-1]
+    loss = {}
+    for name, made in (("last", last), ("best", best)):
+        families = [family for word in made.families.values() for family in word]
+        valid = held_out(world[0], "valid", 5)
+        with torch.no_grad():
+            loss[name], _ = fit.validation_loss(
+                made.model, made.store(world[0]), T5.loss, fit.validation_tasks(families), valid
+            )
+    assert loss["last"] == pytest.approx(values[-1]) and loss["best"] == pytest.approx(min(values))
 
 
 def test_validation_is_the_mean_over_views_of_the_token_mean(world):

@@ -13,8 +13,10 @@ from musicrec_kit.generation.fit import fit_generator
 from musicrec_kit.generation.legal_softmax import LegalSoftmax
 from musicrec_kit.generation.ranking import Ranker
 from musicrec_kit.generation.seq2seq import T5, Shape
+from musicrec_kit.ids.semantic_ids import make_ids
 from musicrec_kit.ids.vocabulary import Vocabulary
 from musicrec_kit.params import GeneratorParams, IdsParams, RankParams, Refused, build
+from musicrec_kit.tokenizers import ItemCodes
 
 SHAPE = Shape(dim=16, feed_forward=24, d_kv=8, heads=2, layers=1)
 
@@ -29,26 +31,29 @@ def setting(ids, words=("next", "joint", "align")):
 
 
 def all_written(vocabulary, every):
-    """Return every target as a tuple of tokens with eos."""
-    found = set()
-    for task in every:
-        tokens, lengths = tasks.write(vocabulary, task.target)
-        found |= {(*row[:length].tolist(), 1) for row, length in zip(tokens, lengths, strict=True) if length}
-    return sorted(found)
+    """Return writing -> its targets, tuples of tokens with eos."""
+    found = {}
+    for writing in sorted({task.target for task in every}):
+        tokens, lengths = tasks.write(vocabulary, writing)
+        rows = {(*row[:length].tolist(), 1) for row, length in zip(tokens, lengths, strict=True) if length}
+        found[writing] = sorted(rows)
+    return found
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_loss_equals_a_slow_count_of_what_may_follow(reduction):
     vocabulary, every, model = setting(reference.random_ids(12, levels=2, size=4))
     written = all_written(vocabulary, every)
-    rows = written[::5]
+    assert len(written) == 3
+    family = {row: rows for rows in written.values() for row in rows}
+    rows = list(family)[::5]
     width = max(map(len, rows)) + 1  # a column of padding for all
     target = torch.tensor([(*row, *[0] * (width - len(row))) for row in rows])
     source = torch.randint(2, vocabulary.size, (len(rows), 7), generator=torch.Generator().manual_seed(0))
     logits, total, count = model(source, target), torch.zeros(()), 0
     for number, row in enumerate(rows):
         for at, token in enumerate(row):
-            rivals = sorted({other[at] for other in written if other[:at] == row[:at]})
+            rivals = sorted({other[at] for other in family[row] if other[:at] == row[:at]})
             total = total - logits[number, at, rivals].log_softmax(-1)[rivals.index(token)]
             count += 1
     expected = total / count if reduction == "mean" else total
@@ -61,6 +66,26 @@ def test_loss_equals_a_slow_count_of_what_may_follow(reduction):
         strict=True,
     ):
         torch.testing.assert_close(quick, slow, atol=1e-6, rtol=1e-4, msg=str(parameter.shape))
+
+
+@pytest.mark.parametrize("separators", [False, True])
+@pytest.mark.parametrize("views", [{"text": ["text"], "image": ["image"]}, {"item": ["text", "image"]}])
+def test_every_tasks_items_share_a_chance_of_one_whatever_the_other_tasks(views, separators):
+    """As decoding does it: a writing's own tree and nobody else's."""
+    codes = {
+        name: np.random.default_rng(number).integers(0, 3, (9, 2)) for number, name in enumerate(("text", "image"))
+    }
+    made = make_ids(ItemCodes(codes, dict.fromkeys(codes, (3, 3))), views, IdsParams(collisions="suffix"), 0)
+    families = tasks.expand(("next", "joint", "align"), made.segments)
+    every = [task for found in families.values() for family in found for task in family]
+    vocabulary = Vocabulary.from_ids(made, IdsParams(separators=separators), sum(t.prompt >= 0 for t in every), 2)
+    model, loss = T5(vocabulary.size, SHAPE).initialise(0).eval(), LegalSoftmax(vocabulary, every)
+    for writing, rows in all_written(vocabulary, every).items():
+        total = 0.0
+        for row in rows:
+            target = torch.tensor([row])
+            total += math.exp(-float(loss.loss(model, torch.tensor([[5, 6, 1]]), target, "sum").detach()))
+        assert total == pytest.approx(1, abs=1e-5), writing
 
 
 def test_a_token_without_a_rival_costs_nothing():
@@ -96,7 +121,7 @@ def test_a_planted_chain_is_learnt_and_ranked_by_the_same_softmax():
     starts = np.random.default_rng(0).integers(0, n, 40)
     sequences = Sequences.from_lists([[(s + i) % n for i in range(6)] for s in starts], n)
     params = GeneratorParams(
-        backbone="tiny", epochs=20, batch=32, lr=1e-2, dropout=0.0, tasks=("next", "joint"), softmax="legal"
+        backbone="tiny", epochs=30, batch=32, lr=1e-2, dropout=0.0, tasks=("next", "joint"), softmax="legal"
     )
     made = fit_generator(sequences, reference.random_ids(n, levels=2), params, IdsParams(), history)
     assert made.log[-1]["valid"] < 0.1
