@@ -4,7 +4,7 @@ Results of a sweep (`sweep.results`) and its run folders in; means over seeds, p
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -82,33 +82,34 @@ def ranks_of(results: pd.DataFrame, runs_dir: Path | str, split: str = "test") -
     return found
 
 
-def compared(first: Ranks, second: Ranks, metric: str) -> compare.Comparison:
+def compared(
+    ranks: Mapping[tuple[str, str], Ranks], dataset: str, first: str, second: str, metric: str
+) -> compare.Comparison:
     """Return the paired comparison of two rows over the same users and the seeds that both have.
 
-    The t-test is over users, each with the mean over its seeds, so that a user counts once; the bootstrap draws users
-    and seeds. The detectable effect is the larger of the two that they imply.
+    How far trainings differ is asked of all rows of the data set that have these seeds.
     """
-    common = [seed for seed in first.seeds if seed in second.seeds]
-    a, b = (row.values(metric, common) for row in (first, second))
-    each = compare.compare(a.mean(axis=0), b.mean(axis=0))
-    low, high = compare.bootstrap_interval(a - b, seed=0)
-    return replace(each, low=low, high=high, detectable=max(each.detectable, (high - low) * FOUND_OVER_WIDTH))
+    one, other = ranks[dataset, first], ranks[dataset, second]
+    common = [seed for seed in one.seeds if seed in other.seeds]
+    all_of_them = [r for (of, _), r in ranks.items() if of == dataset and set(common) <= set(r.seeds)]
+    means = np.unique([row.values(metric, common).mean(axis=1) for row in all_of_them], axis=0)  # a run may be two rows
+    return compare.compare(one.values(metric, common), other.values(metric, common), compare.spread_of([means]))
 
 
 # --- which orderings hold ---------------------------------------------------------------------------------------------
 
 HOLDS, FAILS, UNTOLD, NOT_RUN = "holds", "does not hold", "cannot be told", "not run"
 WORDS = {HOLDS: "hold", FAILS: "do not hold", UNTOLD: "cannot be told"}
-FOUND_OVER_WIDTH = 2.8015 / (2 * 1.95996)  # (z .975 + z .8) standard errors over the width of a 95 % interval
 
 
 def verdict(result: compare.Comparison) -> str:
     """Return whether the first row is better, in words.
 
-    It cannot be told where the interval crosses zero, or where the difference is below the effect that would be found
-    four times in five.
+    It cannot be told where there is one seed, where the interval holds zero, or where the difference is below the
+    effect that would be found four times in five.
     """
-    if result.low <= 0 <= result.high or abs(result.difference) < result.detectable:
+    clear = result.low > 0 or result.high < 0
+    if not clear or not abs(result.difference) >= result.detectable:  # nan: one seed
         return UNTOLD
     return HOLDS if result.difference > 0 else FAILS
 
@@ -118,8 +119,8 @@ def orderings(
 ) -> pd.DataFrame:
     """Return one line per data set, metric and ordering that is claimed: the paired difference and its verdict.
 
-    Columns: claim, better, than (rows of ours), dataset, metric, first, second, difference, low, high, p, detectable,
-    users, seeds, verdict, printed (in how many cells the paper's own table has this order, and the mean relative gain).
+    Columns: claim, better, than (rows of ours), dataset, metric, first, second, those of `measured`, verdict, printed
+    (in how many cells the paper's own table has this order, and the mean relative gain).
 
     Args:
         claims: `says`, `better` and `than` (a list), rows of ours or of the published table.
@@ -137,14 +138,11 @@ def orderings(
                 if not pairs:
                     lines.append({**told, "better": claim["better"], "than": than, "metric": "", "verdict": NOT_RUN})
                 for (a, b), metric in ((pair, metric) for pair in pairs for metric in metrics):
-                    result = compared(ranks[dataset, a], ranks[dataset, b], metric)
+                    result = compared(ranks, dataset, a, b, metric)
                     told |= {"better": a, "than": b, "metric": metric, "verdict": verdict(result)}
-                    told |= {"first": result.mean_a, "second": result.mean_b, **measured(result)}
-                    lines.append({**told, "seeds": len(set(ranks[dataset, a].seeds) & set(ranks[dataset, b].seeds))})
-    columns = (
-        "claim better than dataset metric first second difference low high p detectable users seeds verdict printed"
-    )
-    return pd.DataFrame(lines, columns=columns.split())
+                    lines.append({**told, "first": result.mean_a, "second": result.mean_b, **measured(result)})
+    columns = ["claim", "better", "than", "dataset", "metric", "first", "second", *MEASURED, "verdict", "printed"]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def against(ranks: Mapping[tuple[str, str], Ranks], base: str, metrics: Sequence[str]) -> pd.DataFrame:
@@ -185,6 +183,10 @@ def in_words(found: pd.DataFrame) -> str:
         counts = rows["verdict"].value_counts()
         told = ", ".join(f"{counts[kind]} {words}" for kind, words in WORDS.items() if kind in counts)
         lines.append(f"**{display_name(str(metric))}**: of {len(rows)} comparisons that the claims imply, {told}.")
+        if alone := int((rows["seeds"] < 2).sum()):
+            lines[-1] += (
+                f" {alone} of them have one seed: how far trainings differ is not known, and nothing can be told."
+            )
     lines = ["  \n".join(lines), ""] if lines else ["None of the comparisons was run.", ""]
     for claim, rows in found.groupby("claim", sort=False):
         parts = [
@@ -235,7 +237,10 @@ def display_name(metric: str) -> str:
     return name.upper() + (tables.NEW if masked else "")
 
 
+MEASURED = "difference low high p detectable users seeds p_users bootstrap_low bootstrap_high".split()
+
+
 def measured(result: compare.Comparison) -> dict[str, float]:
     """Return what tables say of a comparison beside its two means."""
-    names = ("difference", "low", "high", "p", "detectable", "users")
-    return {name: getattr(result, name) for name in names}
+    values = (*(getattr(result, name) for name in MEASURED[:-2]), *result.bootstrap)
+    return dict(zip(MEASURED, values, strict=True))

@@ -176,7 +176,8 @@ def differences(found: pd.DataFrame, labels: Sequence[str] = tuple(VERDICTS)) ->
                 _difference(axis, at, row)
             axis.axvline(0, color="black", linewidth=0.8)
             own = found[found["metric"] == metric]
-            reach = [own["low"].min(), own["high"].max(), -own["detectable"].max(), own["detectable"].max()]
+            grey = own["detectable"].fillna(0).max()
+            reach = [own["low"].min(), own["high"].max(), -grey, grey]
             edge = 0.04 * (max(reach) - min(reach)) or 1.0
             axis.set_xlim(min(reach) - edge, max(reach) + edge)
             axis.locator_params(axis="x", nbins=6)
@@ -185,7 +186,7 @@ def differences(found: pd.DataFrame, labels: Sequence[str] = tuple(VERDICTS)) ->
             axis.set(title=display_name(metric), xlabel="difference")
         axes[0].set_yticks(range(len(pairs)), [f"{a} over {b}" + (f" ({d})" if several else "") for d, a, b in pairs])
         axes[0].set_ylim(len(pairs) - 0.4, -0.6)
-        _verdict_legend(figure, labels)
+        _verdict_legend(figure, labels, "users and seeds" if found["seeds"].max() > 1 else "users; one seed")
         return figure
 
 
@@ -196,7 +197,7 @@ def _difference(axis: "Axes", at: int, row: dict[Any, Any]) -> None:
     axis.plot(row["difference"], at, marker, color=colour, mfc=colour if filled else "white", markersize=6)
 
 
-def _verdict_legend(figure: "Figure", labels: Sequence[str]) -> None:
+def _verdict_legend(figure: "Figure", labels: Sequence[str], over: str) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -205,7 +206,7 @@ def _verdict_legend(figure: "Figure", labels: Sequence[str]) -> None:
         for label, (colour, marker, filled) in zip(labels, VERDICTS.values(), strict=True)
     ]
     handles.append(Patch(color="#e4e7e9", label="too small to be found"))
-    title = "with 95 % intervals over users and seeds"
+    title = f"with 95 % intervals over {over}"
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), title=title, title_fontsize=8)
 
 

@@ -83,10 +83,13 @@ class PaperTable:
         spread = "± is the 95 % interval over seeds" if counts and counts[-1] > 1 else "one seed has no interval"
         note = f"Mean over {seeds} seed{'' if seeds == '1' else 's'}; {spread}. Best bold, second underlined."
         if len(self.improvement):
-            least, most = (_number(bound(self.improvement["detectable"])) for bound in (min, max))
+            note += f" Imp.: {self.main} over the best other row; * p < .05, t-test over users and seeds, paired."
+            found = self.improvement["detectable"].dropna()
+            least, most = (_number(value) for value in (found.min(), found.max()))
             note += (
-                f" Imp.: {self.main} over the best other row; * p < .05, paired t-test over users. Differences below "
-                f"{least} to {most} (by column) would be missed one time in five or more."
+                f" Differences below {least} to {most} (by column) would be missed one time in five or more."
+                if len(found)
+                else " With one seed no difference can be told from that between two trainings."
             )
         made = dict.fromkeys(part for told in self.cells["encoders"] for part in told.split(", ") if part != "none")
         return note + (f" Encoders: {'; '.join(made)}." if made else "")
@@ -187,7 +190,7 @@ def _marks(means: pd.Series) -> list[str]:
 
 
 def _gain(ranks: Mapping[tuple[str, str], Ranks], dataset: str, main: str, best: str, metric: str) -> dict[str, Any]:
-    result = compared(ranks[dataset, main], ranks[dataset, best], metric)
+    result = compared(ranks, dataset, main, best, metric)
     percent = 100 * result.difference / result.mean_b if result.mean_b else np.nan
     return {"percent": percent, "over": best, **measured(result)}
 

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 
 from musicrec_kit import methods, runs, tables
+from musicrec_kit.evaluation import compare
+from musicrec_kit.orderings import measured
 from musicrec_kit.params import Refused, Size, merge
 from musicrec_kit.pipeline import Job
 
@@ -243,40 +245,65 @@ def with_ceilings(table: pd.DataFrame, runs_dir: Path) -> pd.DataFrame:
     return table.assign(ceiling=table["run"].map(best)) if best else table
 
 
+Pair = tuple[np.ndarray, np.ndarray]  # two rows' values in one world, [repeats, users] each
+
+
 def contrasts(
     todo: Sequence[Cell], contrast: Mapping[str, str], runs_dir: Path, data_root: str | None = None
 ) -> pd.DataFrame:
     """Return how one level of an axis differs from each other level, over the same users, from runs that are done.
 
-    HR@10 of the lists of record on test, without the history. Users are paired inside a cell's data; cells that differ
-    in a seed alone (of training, or an axis whose name ends in "seed") are pooled.
+    HR@10 of the lists of record on test, without the history. Users are paired inside a cell's data. Cells that differ
+    in a seed alone are repeats: of training, or, where an axis whose name ends in "seed" draws other data, worlds.
 
-    Columns: dataset, the other axes, the two means, difference with its 95 % interval over users and p of the paired
-    t-test, the smallest and largest difference among the pooled cells, `detectable` (the effect that would be found
-    four times in five), users, cells.
+    Columns: dataset, the other axes, the two means, those of `orderings.measured`, the smallest and largest difference
+    among the repeats, cells.
 
     Raises:
         Refused: the axis changes the data, so that users cannot be paired.
     """
-    from musicrec_kit.evaluation.compare import compare
-
     ((axis, base),) = contrast.items()
-    done: dict[Place, dict[str, runs.Run]] = {}
+    done: dict[Place, dict[str, dict[Place, runs.Run]]] = {}
     for cell, run in finished(todo, runs_dir, data_root):
-        done.setdefault(cell.name_without(axis), {})[cell.levels[axis]] = run
-    pairs: dict[tuple[Place, str], list[tuple[np.ndarray, np.ndarray]]] = {}
-    for place, levels in done.items():
-        kept = tuple((name, value) for name, value in place if not name.endswith("seed"))
-        for level in levels.keys() - {base} if base in levels else ():
-            values = tables.paired_values(levels[base], levels[level], "HR@10", no_history=True)
-            pairs.setdefault((kept, level), []).append(values)
+        place = cell.name_without(axis)
+        kept, repeat = (tuple(p for p in place if p[0].endswith("seed") == is_seed) for is_seed in (False, True))
+        done.setdefault(kept, {}).setdefault(cell.levels[axis], {})[repeat] = run
+    worlds = {
+        (kept, level): _paired_worlds(levels[base], of_level)
+        for kept, levels in done.items()
+        for level, of_level in levels.items()
+        if level != base and levels.get(base, {}).keys() & of_level.keys()
+    }
     rows = []
-    for (kept, level), both in sorted(pairs.items(), key=str):
-        first, second = (np.concatenate([pair[side] for pair in both]) for side in (0, 1))
-        result = compare(first, second)
-        apart = [float(a.mean() - b.mean()) for a, b in both]
+    for (kept, level), pairs in sorted(worlds.items(), key=str):
+        apart = _means(pairs, 0) - _means(pairs, 1)
+        if len(pairs) == 1:
+            result = compare.compare(*pairs[0], compare.spread_of([_table(worlds, kept)]))
+        else:  # how far worlds differ is asked of all of them
+            result = compare.compare_worlds(pairs, compare.spread_of(_table(worlds, k) for k in {k for k, _ in worlds}))
         row = {**dict(kept), axis: f"{base} - {level}", "first": result.mean_a, "second": result.mean_b}
-        row |= {"difference": result.difference, "low": result.low, "high": result.high, "p": result.p}
-        row |= {"least": min(apart), "most": max(apart), "detectable": result.detectable}
-        rows.append({**row, "users": result.users, "cells": len(both)})
+        row |= {**measured(result), "least": apart.min(), "most": apart.max()}
+        rows.append({**row, "cells": sum(len(first) for first, _ in pairs)})
     return pd.DataFrame(rows)
+
+
+def _paired_worlds(first: Mapping[Place, runs.Run], second: Mapping[Place, runs.Run]) -> list[Pair]:
+    """Return the two levels' values in every world, repeats of equal data together."""
+    worlds: dict[str, list[Pair]] = {}
+    for repeat in first:
+        if repeat in second:
+            values = tables.paired_values(first[repeat], second[repeat], "HR@10", no_history=True)
+            worlds.setdefault(first[repeat].metrics["fingerprint"], []).append(values)
+    return [(np.stack([a for a, _ in of_world]), np.stack([b for _, b in of_world])) for of_world in worlds.values()]
+
+
+def _means(pairs: Sequence[Pair], side: int) -> np.ndarray:
+    """Return one level's mean per repeat, or per world where there are several."""
+    return pairs[0][side].mean(axis=1) if len(pairs) == 1 else np.array([pair[side].mean() for pair in pairs])
+
+
+def _table(worlds: Mapping[tuple[Place, str], list[Pair]], kept: Place) -> np.ndarray:
+    """Return the means [levels, repeats or worlds] of the levels of one place that have all of them, the base first."""
+    made = [(_means(pairs, 0), _means(pairs, 1)) for (place, _), pairs in worlds.items() if place == kept]
+    whole = [pair for pair in made if len(pair[0]) == max(len(first) for first, _ in made)]
+    return np.stack([whole[0][0], *(second for _, second in whole)])

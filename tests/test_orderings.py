@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from musicrec_kit import orderings
+from musicrec_kit.evaluation import compare
 from musicrec_kit.evaluation.compare import Comparison
 from musicrec_kit.orderings import FAILS, HOLDS, NOT_RUN, UNTOLD
 from musicrec_kit.params import Refused
@@ -60,23 +61,19 @@ def test_rows_of_different_data_are_refused(tmp_path: Path) -> None:
         orderings.ranks_of(pd.concat(both), tmp_path)
 
 
-def test_a_user_counts_once_whatever_the_number_of_seeds(made: tuple) -> None:
+def test_rows_are_compared_with_the_spread_of_all_rows(made: tuple) -> None:
     ranks = made[1]
-    result = orderings.compared(ranks["toy", "best"], ranks["toy", "worse"], "hr@10")
-    assert result.difference == pytest.approx(0.2) and result.users == 400
-    per_user = np.mean([np.array(a) > 0 for a in RANKS["best"]], 0) - np.mean(
-        [np.array(a) > 0 for a in RANKS["worse"]], 0
-    )
-    assert result.p == pytest.approx(stats.ttest_1samp(per_user, 0).pvalue)
-    assert result.low < 0.2 < result.high and result.low > 0.1
-    once = 2.8 * per_user.std(ddof=1) / 20
-    assert result.detectable >= once * 0.999
+    result = orderings.compared(ranks, "toy", "best", "worse", "hr@10")
+    a, b = (ranks["toy", row].values("hr@10", (0, 1)) for row in ("best", "worse"))
+    means = np.array([a.mean(axis=1), b.mean(axis=1)])  # "same" is "best" once more
+    assert result == compare.compare(a, b, compare.spread_of([means]))
+    assert result.difference == pytest.approx(0.2) and (result.users, result.seeds) == (400, 2)
 
 
 def test_only_seeds_that_both_have_are_compared(made: tuple) -> None:
-    ranks = made[1]
-    result = orderings.compared(ranks["toy", "best"], ranks["toy", "codes=16"], "hr@10")
+    result = orderings.compared(made[1], "toy", "best", "codes=16", "hr@10")
     assert (result.mean_a, result.mean_b) == (pytest.approx(0.5), pytest.approx(0.2))
+    assert result.seeds == 1 and np.isnan(result.detectable)
 
 
 @pytest.mark.parametrize(
@@ -87,10 +84,13 @@ def test_only_seeds_that_both_have_are_compared(made: tuple) -> None:
         (0.05, -0.01, 0.11, 0.04, UNTOLD),
         (0.03, 0.01, 0.05, 0.04, UNTOLD),
         (0.0, 0.0, 0.0, 0.0, UNTOLD),
+        (0.05, 0.02, 0.08, np.nan, UNTOLD),
+        (0.05, np.nan, np.nan, np.nan, UNTOLD),
     ],
 )
 def test_verdicts(difference: float, low: float, high: float, detectable: float, word: str) -> None:
-    assert orderings.verdict(Comparison(0, 0, difference, low, high, 0, 0, detectable, 9)) == word
+    result = Comparison(0, 0, difference, low, high, 0, detectable, 9, 2, 0, (low, high))
+    assert orderings.verdict(result) == word
 
 
 CLAIMS = [
@@ -103,12 +103,13 @@ CLAIMS = [
 
 def test_orderings_say_what_holds(made: tuple) -> None:
     found = orderings.orderings(made[1], CLAIMS, ["hr@10"])
-    assert found["verdict"].tolist() == [UNTOLD, HOLDS, FAILS, HOLDS, NOT_RUN]
+    assert found["verdict"].tolist() == [UNTOLD, HOLDS, FAILS, UNTOLD, NOT_RUN]
     assert found.loc[3, ["better", "than"]].tolist() == ["codes=16", "codes=8"]
     assert found.loc[1, "difference"] == pytest.approx(0.2) and found.loc[1, "seeds"] == 2
     assert found.loc[2, "low"] < -0.2 < found.loc[2, "high"]
     words = orderings.in_words(found)
-    assert "**HR@10**: of 4 comparisons that the claims imply, 2 hold, 1 do not hold, 1 cannot be told." in words
+    assert "**HR@10**: of 4 comparisons that the claims imply, 1 hold, 1 do not hold, 2 cannot be told." in words
+    assert "1 of them have one seed" in words
     assert "- “the other way”. HR@10: **does not hold** for worse over best." in words
     assert "- “of four”. **not run** for codes#3/4 over codes#4/4." in words
     table = orderings.verdict_table(found)
