@@ -1,8 +1,9 @@
 """What a run would cost: stages, parameters, time, memory and disk, from settings and counts alone.
 
-Parameters are exact: models are built on torch's `meta` device, which holds no weights. Only the depth of a tree of
-clusters, and so its tokens, is a guess: that of a tree whose clusters are of one size. Times are operations divided by
-this machine's own measured matrix rate and a share of it that such stages reach; believe them within a factor of two.
+Parameters are exact: models are built on torch's `meta` device, which holds no weights. Two things are not known before
+the IDs are: the tokens that tell colliding items apart, which are left out, and the depth of a tree of clusters, which
+is taken to be that of a tree whose clusters are of one size. Times are operations divided by this machine's own
+measured matrix rate and a share of it that such stages reach; believe them within a factor of two.
 """
 
 import math
@@ -10,13 +11,17 @@ import time
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from musicrec_kit import runs
 from musicrec_kit.params import VISUAL, Settings
 from musicrec_kit.pipeline import Job
+
+if TYPE_CHECKING:
+    from musicrec_kit.ids import SemanticIds
 
 # width of an encoder's output and its operations per item (multiply-adds x 2): from the models' own cards
 ENCODERS = {
@@ -48,10 +53,9 @@ class Counts:
         """Return the number of training prefixes: two interactions are held out, and the first has no history."""
         return max(0, self.interactions - 3 * self.users)
 
-    @property
-    def history(self) -> float:
-        """Return the mean length of a history, at most 20."""
-        return min(20.0, self.interactions / max(1, self.users) - 2)
+    def history(self, most: int) -> float:
+        """Return the mean length of a test history, at most `most`."""
+        return max(0.0, min(float(most), self.interactions / max(1, self.users) - 2))
 
 
 def counts_of(job: Job) -> Counts:
@@ -171,7 +175,7 @@ def _tokenizer(job: Job, counts: Counts) -> tuple[int, float, float, float]:
     if not t.reads_features:  # sklearn's spectral clustering: 14 s of a core for 6,250 items and 20 clusters
         return 0, 7e3 * counts.items**2, 60.0 * counts.interactions, 8.0 * counts.items
     if t.grows_a_tree:
-        levels, _ = _ids(s, counts.items)
+        levels = len(_sizes(s, counts.items))
         operations = 2.0 * (levels - 1) * t.branching * sum(widths) * counts.items * t.kmeans_iterations
         return 0, operations, counts.items * sum(widths) * FP32 * 3, counts.items / t.leaf * sum(widths) * FP32
     if t.kind.endswith("rkmeans"):
@@ -185,59 +189,117 @@ def _tokenizer(job: Job, counts: Counts) -> tuple[int, float, float, float]:
     return mlp + joint + books, operations, 16.0 * mlp + counts.items * sum(widths) * FP32 * 2, FP32 * (mlp + books)
 
 
-def _ids(settings: Settings, items: int) -> tuple[int, int]:
-    """Return (tokens of an ID, tokens of the vocabulary) of a view."""
+def _sizes(settings: Settings, items: int) -> list[int]:
+    """Return the codes of every level of a stream."""
     t = settings.tokenizer
     if settings.ids.source == "numbers":
-        digits = len(str(items))
-        return digits, 10 if settings.ids.tie_levels else 10 * digits
+        return [10] * len(str(items))
     if t.grows_a_tree:
         levels = max(1, math.ceil(math.log(max(2.0, items / t.leaf), t.branching)))
         # children's numbers, or numbers of all clusters of a level
         of_level = [t.branching if t.reads_features else t.branching**level for level in range(1, levels + 1)]
-        return levels + 1, sum(min(n, items) for n in of_level) + t.leaf
-    return t.levels, t.levels * t.codes
+        return [*(min(size, items) for size in of_level), t.leaf]
+    return [t.codes] * t.levels
 
 
-def _model(job: Job, counts: Counts) -> tuple[int, int, int, int]:
-    """Return parameters: those trained, the encoder's, the decoder's, the written tokens', on the meta device."""
+def _blank_ids(settings: Settings, items: int) -> "SemanticIds":
+    """Return IDs of one item, with the segments and sizes that the settings give."""
+    from musicrec_kit.ids import SemanticIds
+
+    sizes, views = _sizes(settings, items), settings.views
+    return SemanticIds(
+        views={view: np.zeros((1, len(sizes) * len(streams)), np.int32) for view, streams in views.items()},
+        suffix={view: np.zeros(1, np.int32) for view in views},
+        segments={view: tuple((stream, len(sizes)) for stream in streams) for view, streams in views.items()},
+        sizes={view: tuple(sizes) * len(streams) for view, streams in views.items()},
+        shared_levels=settings.tokenizer.shared_levels,
+    )
+
+
+@dataclass(frozen=True)
+class _Blank:
+    """A generator without weights.
+
+    Attributes:
+        trained, encoder, decoder, table: parameters trained, and those of the encoder, the decoder and the tokens.
+    """
+
+    vocabulary: Any
+    stages: list[list[Any]]  # families of tasks
+    trained: int
+    encoder: int
+    decoder: int
+    table: int
+
+    def tokens(self, task: Any, history: float, visual: int = 0) -> tuple[float, float]:
+        """Return (source, target) tokens of an example, eos and all."""
+        read, wanted = (float(self._written(writing)) for writing in (task.source, task.target))
+        times = {"next": history, "item": 1.0, "direct": 0.0}[task.kind]
+        prompt = len(self.vocabulary.prompts(task.prompt)) if task.prompt >= 0 else 0
+        return times * (read + visual * (task.kind == "next")) + prompt + 1, wanted + 1
+
+    def _written(self, writing: tuple[str, ...]) -> int:
+        from musicrec_kit.generation.tasks import write
+
+        return int(write(self.vocabulary, writing)[1][0]) if writing else 0
+
+
+def _blank(job: Job, counts: Counts) -> _Blank:
+    """Build the generator on the meta device; the tokens that tell colliding items apart are not known yet."""
     import torch
 
-    from musicrec_kit.generation import fit, marks, seq2seq
+    from musicrec_kit.generation import fit, marks, seq2seq, tasks
+    from musicrec_kit.ids.vocabulary import Vocabulary
 
-    s = job.settings
-    vocabulary = 2 + s.generator.prompt_tokens * 4 + len(s.views) * _ids(s, counts.items)[1]
-    g, shape = s.generator, replace(seq2seq.SHAPES[s.generator.backbone], adapters=s.generator.adapters)
+    s, g = job.settings, job.settings.generator
+    ids = _blank_ids(s, counts.items)
+    families = tasks.expand(g.words, ids.segments)
+    prompts = sum(task.prompt >= 0 for found in families.values() for family in found for task in family)
+    users = counts.users if g.user_tokens else 0
+    vocabulary = Vocabulary.from_ids(ids, s.ids, prompts, g.prompt_tokens, users, bool(g.visual_tokens))
+    shape = replace(seq2seq.SHAPES[g.backbone], adapters=g.adapters)
     pictures = fit.blank(1, _encoder(job, VISUAL)[0]) if g.visual_tokens else None
-    read_only = (counts.users + 1 if g.user_tokens else 0) + bool(g.visual_tokens)
     with torch.device("meta"):
         marked = marks.Marks.of(shape.dim, s.data.history if g.whole_word else 0, g.visual_tokens, pictures)
-        model = seq2seq.T5(vocabulary, shape, n_read_only=read_only, marks=marked)
+        model = seq2seq.T5(vocabulary.size, shape, n_read_only=vocabulary.n_read_only, marks=marked)
     if g.frozen and g.pretrained:
         fit.freeze(model)
     count: Any = lambda part: sum(p.numel() for p in part.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return trained, count(model.encoder), count(model.decoder), vocabulary * shape.dim
+    stages = [[family for word in words for family in families.get(word, ())] for words in g.stages or (g.tasks,)]
+    return _Blank(vocabulary, stages, trained, count(model.encoder), count(model.decoder), vocabulary.size * shape.dim)
 
 
 def _generator(job: Job, counts: Counts) -> tuple[int, float, float, float]:
-    s, g = job.settings, job.settings.generator
-    parameters, encoder, decoder, table = _model(job, counts)
-    levels, views = _ids(s, counts.items)[0], len(s.views)
-    tokens = {"direct": (views, 1.0, levels)}
-    tokens |= {"next": (views, counts.history * (levels + g.visual_tokens), levels)}
-    tokens |= {"cross": (1, counts.history * levels, levels)}
-    tokens |= {"joint": (1, counts.history * levels * views, levels * views)} if views > 1 else {}
-    operations = 0.0
-    for task in g.tasks:
-        if task in tokens:
-            copies, source, target = tokens[task]
-            operations += 6.0 * counts.prefixes * copies * (source * encoder + (target + 1) * (decoder + table))
-        elif task == "align" and views > 1:
-            operations += 6.0 * counts.items * views * (views - 1) * (levels + 1) * (encoder + decoder + table)
-    operations *= g.epochs
-    activations = g.batch * counts.history * levels * views * 60 * 128 * FP32
-    return parameters, operations, 16.0 * parameters + activations, 2 * FP32 * parameters
+    import torch
+
+    from musicrec_kit.generation import fit
+    from musicrec_kit.generation.seq2seq import SHAPES
+
+    g, made = job.settings.generator, _blank(job, counts)
+    history = counts.history(job.settings.data.history)
+    shape, operations, memory, examples = SHAPES[g.backbone], 0.0, 0.0, []
+    for families in made.stages:
+        total = weight = 0.0
+        for family in families:  # of which an example draws one task
+            lengths = [made.tokens(task, history, g.visual_tokens) for task in family]
+            source, target = (sum(column) / len(family) for column in zip(*lengths, strict=True))
+            of_family = counts.items if family[0].kind == "item" else counts.prefixes
+            total += 6.0 * of_family * (source * made.encoder + target * (made.decoder + made.table))
+            weight += of_family
+            widest = source / max(history, 1.0) * job.settings.data.history, target
+            memory = max(memory, g.batch * _activations(shape, *widest))
+        examples.append((total / max(weight, 1.0), weight))
+    memory *= 1 if fit.precision_of(g.precision, torch.device(job.torch_device)) == "bf16" else 2
+    steps = g.steps or g.epochs * math.ceil(examples[-1][1] / g.batch)
+    operations = sum(each for each, _ in examples) * steps * g.batch
+    return made.trained, operations, 16.0 * made.trained + memory, 2 * FP32 * made.trained
+
+
+def _activations(shape: Any, source: float, target: float) -> float:
+    """Return the two-byte numbers' bytes that an example leaves for the way back (Korthikanti et al. 2022, section 4)."""
+    layer: Any = lambda length, keys: length * (34 * shape.dim + 5 * shape.heads * keys)
+    return float(shape.layers * (layer(source, source) + layer(target, target) + layer(target, source)))
 
 
 def _rank(job: Job, counts: Counts) -> tuple[int, float, float, float]:
@@ -245,9 +307,10 @@ def _rank(job: Job, counts: Counts) -> tuple[int, float, float, float]:
     disk = counts.users * 2 * 2 * 20 * 12.0 * (len(s.views) + 4)
     if s.family == "heuristic":
         return 0, 0.0, 1024 * counts.items * FP32 * 3.0, disk
-    _, encoder, decoder, table = _model(job, counts)
-    levels, views, beams = _ids(s, counts.items)[0], len(s.views), s.rank.beam
-    lengths = [levels] * views + ([levels * views] if views > 1 and "joint" in s.generator.tasks else [])
-    once = sum(2.0 * (n * counts.history * encoder + (n + 1) * beams * (decoder + table)) for n in lengths)
+    made, history = _blank(job, counts), counts.history(s.data.history)
+    tasks = [task for families in made.stages for family in families for task in family]
+    lists = dict.fromkeys(task for task in tasks if task.name == "joint" or task.name.startswith(("next/", "direct/")))
+    lengths = [made.tokens(task, history) for task in lists]
+    once = sum(2.0 * (n * made.encoder + m * s.rank.beam * (made.decoder + made.table)) for n, m in lengths)
     # two splits, each with and without the history
-    return 0, 4 * counts.users * once, s.rank.batch * beams * 300 * 128 * FP32 * 4.0, disk
+    return 0, 4 * counts.users * once, s.rank.batch * s.rank.beam * 300 * 128 * FP32 * 4.0, disk
