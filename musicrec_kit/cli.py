@@ -185,7 +185,12 @@ def _run_notebooks(job: Job, until: str | None) -> None:
     except (Refused, KeyboardInterrupt):
         raise
     except Exception as error:
-        raise StageFailed(getattr(error, "ename", "") or "notebook", error) from error
+        # what happened inside the notebook, not that it was in one
+        kind, says = getattr(error, "ename", ""), getattr(error, "evalue", "")
+        if kind == Refused.__name__:
+            raise Refused(says) from error
+        stage = says.split()[1] if kind == StageFailed.__name__ else "notebooks"
+        raise StageFailed(stage, error) from error
 
 
 def grid(options: argparse.Namespace) -> int:
@@ -206,7 +211,9 @@ def grid(options: argparse.Namespace) -> int:
         return 0
     cells = engine.run(Path(options.sweep).stem, todo, how)
     runs.results_table(folder)
-    found = sweep.results(todo, folder, root)
+    split = asked.get("split", "test")  # a sweep that chooses a setting looks at `valid`
+    found = sweep.results(todo, folder, root, split)
+    print(f"split {split}, lists of record")
     made = {"": sweep.with_ceilings(sweep.wide(found), folder)}
     print(tables.show(sweep.summary(found, list(asked.get("axes") or {}))))
     if asked.get("contrast"):
@@ -320,12 +327,22 @@ def clean(options: argparse.Namespace) -> int:
     import shutil
 
     folder = _runs_dir(options.runs)
+    for held in folder.glob(".grid/*/lock"):
+        try:
+            with runs.lock(held, wait=False):
+                pass
+        except BlockingIOError:
+            raise Refused(f"a grid is running in {held.parent}: its runs will need what looks unused now") from None
     kept = {run.stage(stage) for run in runs.list_runs(folder) for stage in run.stages}
     unused = [path for path in sorted(folder.glob("*/stages/*/*")) if path.is_dir() and path.resolve() not in kept]
     for path in unused:
-        print(("removed " if options.yes else "would remove ") + os.path.relpath(path))
-        if options.yes:
-            shutil.rmtree(path)
+        try:
+            with runs.lock(path.parent / f".{path.name}.lock", wait=False):
+                print(("removed " if options.yes else "would remove ") + os.path.relpath(path))
+                if options.yes:
+                    shutil.rmtree(path)
+        except BlockingIOError:
+            print(f"kept {os.path.relpath(path)}: it is being made")
     return 0
 
 

@@ -297,7 +297,7 @@ def _generator(job: Job, counts: Counts) -> tuple[int, float, float, float]:
 
 
 def _activations(shape: Any, source: float, target: float) -> float:
-    """Return the two-byte numbers' bytes that an example leaves for the way back (Korthikanti et al. 2022, section 4)."""
+    """Return the bytes that an example leaves for the way back, in two-byte numbers: Korthikanti et al. 2022."""
     layer: Any = lambda length, keys: length * (34 * shape.dim + 5 * shape.heads * keys)
     return float(shape.layers * (layer(source, source) + layer(target, target) + layer(target, source)))
 

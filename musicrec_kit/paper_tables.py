@@ -43,7 +43,9 @@ class PaperTable:
 
     def frame(self) -> pd.DataFrame:
         """Return the table as numbers, one line per cell, with the improvement row below."""
-        last = self.improvement.rename(columns={"percent": "mean"}).assign(row="Imp. (%)")
+        # the row's percent; its interval is of the difference in the metric
+        last = self.improvement.rename(columns={"percent": "mean", "low": "difference low", "high": "difference high"})
+        last = last.assign(row="Imp. (%)")
         return pd.concat([self.cells, last], ignore_index=True) if len(last) else self.cells
 
     def grid(self, marked: Callable[[str, str], str], spread: Callable[[str], str]) -> list[list[str]]:

@@ -148,13 +148,15 @@ def key_of(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold a lock file: a second process that wants the same stage waits here."""
+def lock(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file: a second process that wants the same stage waits here, or gets BlockingIOError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as opened:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not wait:
+                raise
             log.info("waiting for another process that makes %s", path.parent.name)
             fcntl.flock(opened, fcntl.LOCK_EX)
         yield
@@ -207,9 +209,8 @@ def run_stage(
         with _own_time() as spent:
             build(folder)
         seconds = round(spent[0], 3)
-        for checkpoint in list(folder.rglob("checkpoint")):
-            shutil.rmtree(checkpoint, ignore_errors=True)
-        files = {str(f.relative_to(folder)): sha256_file(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+        made = [f for f in sorted(folder.rglob("*")) if f.is_file() and "checkpoint" not in f.relative_to(folder).parts]
+        files = {str(f.relative_to(folder)): sha256_file(f) for f in made}
         record = {
             "schema": SCHEMA,
             "key": key,
@@ -219,6 +220,8 @@ def run_stage(
             "peak_memory_mb": peak_memory_mb(),
         }
         write_json(folder / "stage.json", record)
+        for checkpoint in list(folder.rglob("checkpoint")):  # only now: a killed process would need it
+            shutil.rmtree(checkpoint, ignore_errors=True)
     log.info("%s: made %s in %.1f s", stage, key, seconds)
     return StageResult(stage, key, folder, False, seconds)
 

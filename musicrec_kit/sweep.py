@@ -23,7 +23,7 @@ from musicrec_kit.pipeline import Job
 log = logging.getLogger(__name__)
 
 Place = tuple[tuple[str, Any], ...]  # (name of an axis, level), in order
-KEYS = {"base", "datasets", "size", "seeds", "settings", "axes", "skip", "contrast"}
+KEYS = {"base", "datasets", "size", "seeds", "split", "settings", "axes", "skip", "contrast"}
 OF_SETTINGS = {"dataset", "size", "set"}
 
 
@@ -170,7 +170,9 @@ def _recorded_fingerprints(job: Job) -> dict[Path, str]:
     recorded: dict[str, str] = {}
     for stage in run.stages:
         if (record := run.stage(stage) / "stage.json").is_file():
-            recorded |= runs.read_json(record)["inputs"]
+            inputs = runs.read_json(record)["inputs"]
+            # a stage names its own file as other stages name that stage's key: features.text is both
+            recorded |= {name: value for name, value in inputs.items() if name == stage or name not in run.stages}
     return {job.root / file: recorded[name] for name, file in job.named_files().items() if name in recorded}
 
 
@@ -185,8 +187,8 @@ def finished(todo: Sequence[Cell], runs_dir: Path, data_root: str | None = None)
     return [(cell, runs.load_run(job.run_folder)) for cell, job in found if is_done(job)]
 
 
-def results(todo: Sequence[Cell], runs_dir: Path, data_root: str | None = None) -> pd.DataFrame:
-    """Return one row per finished cell, list and metric (`hr@10`, `hr@10/no_history`) of the test split.
+def results(todo: Sequence[Cell], runs_dir: Path, data_root: str | None = None, wanted: str = "test") -> pd.DataFrame:
+    """Return one row per finished cell, list and metric (`hr@10`, `hr@10/no_history`) of the split that is wanted.
 
     Columns: those of results.parquet (`run` is the run's folder, seen from `runs_dir`), `main_list`, `encoders`, and
     the cell's level on every axis of the sweep.
@@ -196,7 +198,7 @@ def results(todo: Sequence[Cell], runs_dir: Path, data_root: str | None = None) 
         extra = {"main_list": run.metrics["main_list"], "encoders": runs.encoders(run), **cell.levels}
         for row in runs.results_rows(run):
             split, _, metric = row["metric"].partition("/")
-            if split == "test":
+            if split == wanted:
                 rows.append({**row, "metric": metric, **extra})
     axes = [axis for cell in todo for axis in cell.levels]
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*runs.RESULTS_COLUMNS, "main_list", "encoders", *axes])))

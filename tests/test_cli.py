@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from musicrec_kit import cli, runs
+from musicrec_kit.params import Refused
+from musicrec_kit.pipeline import Job, StageFailed
 
 # one-hot properties in the place of encoders: no weights are needed, and a run takes seconds
 FAST = ["--set", "features.text.encoder=properties", "--set", "features.image.encoder=properties"]
@@ -260,6 +262,34 @@ def test_list_results_compare_doctor_and_clean(finished: Path, capsys: pytest.Ca
     assert "users" in capsys.readouterr().out
     assert cli.main(["clean", *where]) == 0
     assert _metrics(finished).is_file()
+
+
+def test_clean_leaves_what_is_being_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    making, left, grid = (tmp_path / name for name in ("d/stages/ids/a", "d/stages/ids/b", ".grid/s"))
+    for folder in (making, left, grid):
+        folder.mkdir(parents=True)
+    where = ["clean", "--yes", "--runs", str(tmp_path)]
+    with runs.lock(grid / "lock"):
+        assert cli.main(where) == 2 and left.is_dir()
+    assert "a grid is running" in capsys.readouterr().err
+    with runs.lock(making.parent / ".a.lock"):
+        assert cli.main(where) == 0
+    assert making.is_dir() and not left.exists()
+    assert "it is being made" in capsys.readouterr().out
+
+
+def test_what_a_notebook_refuses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from papermill import PapermillExecutionError
+
+    for ename, evalue, kind, says in (
+        ("Refused", "no such folder", Refused, "no such folder"),
+        ("StageFailed", "stage ids failed: OSError: full", StageFailed, "stage ids failed"),
+        ("ValueError", "x", StageFailed, "stage notebooks failed"),
+    ):
+        error = PapermillExecutionError(3, 2, "code", ename, evalue, ["line"])
+        monkeypatch.setattr("musicrec_kit.notebooks.execute_all", lambda *_, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(kind, match=says):
+            cli._run_notebooks(Job("demo_tiny", "tiger", "smoke"), None)
 
 
 def test_a_dry_run_builds_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

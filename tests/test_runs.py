@@ -72,6 +72,21 @@ def test_a_stages_seconds_leave_out_what_was_built_on_its_way(tmp_path: Path, mo
     assert (outer.seconds, later.seconds) == (1.0, 5.0)
 
 
+def test_checkpoints_stay_until_the_stage_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(folder: Path) -> None:
+        (folder / "checkpoint").mkdir(exist_ok=True)
+        (folder / "checkpoint" / "last").write_text("weights")
+        (folder / "made").write_text("result")
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(runs, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        _stage(tmp_path, {}, build)
+    (checkpoint,) = tmp_path.rglob("checkpoint")
+    made = _stage(tmp_path, {}, build)
+    assert not checkpoint.exists() and made.folder == checkpoint.parent
+    assert list(runs.read_json(made.folder / "stage.json")["files"]) == ["made"]
+
+
 def test_a_stage_that_died_is_built_again_in_the_same_folder(tmp_path: Path) -> None:
     def die(folder: Path) -> None:
         (folder / "half.json").write_text("1")

@@ -198,3 +198,14 @@ def test_a_level_may_stand_for_the_values_of_the_size() -> None:
     assert [cell.method for cell in sweep.cells({**made, "size": "smoke", "axes": {"row": more}})] == ["tiger", "tiger"]
     with pytest.raises(Refused, match="no sweep values 'widths'"):
         list(sweep.cells({**made, "axes": {"row": {"codes": {"key": "tokenizer.codes", "values": "widths"}}}}))
+
+
+def test_a_run_is_done_where_its_feature_files_are_not_any_more(tmp_path: Path) -> None:
+    """Of features.text both the file's hash and the stage's key are recorded, by different stages."""
+    np.save(tmp_path / "vectors.npy", np.random.default_rng(0).random((120, 8), np.float32))
+    own = {"features": {"text": {"file": "vectors.npy", "encoder": "file"}}, "tokenizer": {"epochs": 1}}
+    axes = {"row": {"tiger": {"method": "tiger", **own, "generator": {"epochs": 1}}}}
+    (cell,) = sweep.cells({"datasets": ["demo_tiny"], "size": "smoke", "axes": axes})
+    sweep.ensure([cell], tmp_path / "runs", str(tmp_path))
+    (tmp_path / "vectors.npy").unlink()
+    assert sweep.missing([cell], tmp_path / "runs", str(tmp_path)) == []
