@@ -288,7 +288,7 @@ def _generator(job: Job, counts: Counts) -> tuple[int, float, float, float]:
             total += 6.0 * of_family * (source * made.encoder + target * (made.decoder + made.table))
             weight += of_family
             widest = source / max(history, 1.0) * job.settings.data.history, target
-            memory = max(memory, g.batch * _activations(shape, *widest))
+            memory = max(memory, min(g.batch, g.micro_batch or g.batch) * _activations(shape, *widest))
         examples.append((total / max(weight, 1.0), weight))
     memory *= 1 if fit.precision_of(g.precision, torch.device(job.torch_device)) == "bf16" else 2
     steps = g.steps or g.epochs * math.ceil(examples[-1][1] / g.batch)

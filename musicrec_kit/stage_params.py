@@ -289,6 +289,9 @@ class GeneratorParams(Frozen):
         "best", description="weights that a stage ends with: of its lowest validation loss, or of its last step"
     )
     batch: int = Field(256, ge=1)
+    micro_batch: int | None = Field(
+        None, ge=1, description="examples that are on the device at once; a batch is made of several; null: all"
+    )
     lr: float = Field(1e-3, gt=0)
     position_lr: float = Field(
         1.0, gt=0, description="learning rate of the relative position biases, as a multiple of lr"

@@ -102,6 +102,7 @@ def fit(
     precision: Literal["fp32", "bf16"] = "fp32",
     name: str = "training",
     keep_best: bool = True,
+    split: Callable[[Any], Iterable[tuple[Any, Tensor | float]]] = lambda batch: ((batch, 1.0),),
 ) -> TrainResult:
     """Train `model` with AdamW and return what happened; the model ends with its best weights by `validate`.
 
@@ -115,6 +116,7 @@ def fit(
         validate: () -> (value, parts); lower is better; asked every `check_every` epochs and after the last.
         folder: for `metrics.jsonl` and `checkpoint/`; a checkpoint found there is continued.
         precision: bf16 runs the forward pass under autocast with fp32 weights.
+        split: batch -> its parts, each with its share of the loss; one after the other they need less memory.
     """
     device = next(model.parameters()).device
     fused = device.type in ("cuda", "cpu")
@@ -136,14 +138,18 @@ def fit(
                 group["lr"] = lr * group["rate"] * learning_rate(state.step, total, warmup, schedule)
             with seeds.torch_seed(seed, name, state.step):
                 optimiser.zero_grad(set_to_none=True)
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    value, parts = loss(batch)
-                value.backward()
+                whole = torch.zeros((), device=device)
+                for part, share in split(batch):
+                    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                        value, parts = loss(part)
+                        value = value * share
+                    value.backward()
+                    whole += value.detach()
             if clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimiser.step()
             state.step += 1
-            losses.append(value.detach())
+            losses.append(whole)
             bar.update()
         state.epoch = epoch + 1
         state.seconds = time.perf_counter() - start

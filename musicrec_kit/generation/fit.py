@@ -278,9 +278,25 @@ def _fit_stage(
         precision=precision_of(params.precision, made.device),
         name=name,
         keep_best=params.keep == "best",
+        split=lambda batch: split(batch, params.micro_batch or params.batch),
     )
     log.info("%s: %d epochs, best validation loss %.4f", name, result.epochs, result.best_value)
     return [{"stage": number, **record} for record in result.log]
+
+
+def split(
+    batch: tuple[Tensor | Source, Tensor], rows: int
+) -> Iterator[tuple[tuple[Tensor | Source, Tensor], Tensor | float]]:
+    """Yield a batch in parts of at most `rows` examples, each with its share of the batch's target tokens."""
+    source, target = batch
+    if len(target) <= rows:
+        yield batch, 1.0
+        return
+    live = (target != PAD).sum(dim=1)
+    for first in range(0, len(target), rows):
+        part = slice(first, first + rows)
+        cut = Source(*(each[part] for each in source)) if isinstance(source, Source) else source[part]
+        yield (cut, target[part]), live[part].sum() / live.sum()
 
 
 def precision_of(wanted: str, device: torch.device) -> Literal["fp32", "bf16"]:

@@ -151,6 +151,17 @@ def test_chunks_cut_the_stream_of_epochs_without_a_gap(world):
     assert len(found) == 25 and all(torch.equal(a, b) for a, b in zip(found, wanted, strict=False))
 
 
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_batch_in_parts_is_the_same_batch(world, marked):
+    params = TINY.model_copy(update={"steps": 3, "dropout": 0.0, "whole_word": marked})
+    whole, parts = (
+        fit_generator(*world, params.model_copy(update={"micro_batch": rows}), IdsParams(), 5) for rows in (None, 5)
+    )
+    for (name, a), b in zip(weights(whole).items(), weights(parts).values(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4, msg=name)
+    assert [r["loss"] for r in whole.log] == pytest.approx([r["loss"] for r in parts.log], rel=1e-4)
+
+
 def test_the_last_weights_or_the_best(world):
     last, best = (
         fit_generator(*world, TINY.model_copy(update={"lr": 0.3, "steps": 40, "keep": keep}), IdsParams(), 5)
