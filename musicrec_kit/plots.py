@@ -4,9 +4,11 @@ Colours are those of Okabe and Ito (2008), told apart by colour-blind readers; l
 bars in hatching, so that a figure survives a black-and-white printer.
 """
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from io import BytesIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -288,25 +290,30 @@ def picture_rows(
     Args:
         columns: pictures that a row has room for; 0: as many as the longest has.
     """
-    import textwrap
-
     columns = max([columns, 1, *(len(items) for _, items, _ in rows)])
+    told = [[_caption(dataset, *pair) for pair in zip_longest(items, says[: len(items)])] for _, items, says in rows]
+    inches = [1.95 + 0.13 * max([1, *(text.count("\n") + 1 for text in texts)]) for texts in told]
     with theme():
-        figure = new_figure(1.6 * columns, 2.35 * max(1, len(rows)), layout="constrained")
-        bands = figure.subfigures(max(1, len(rows)), 1, squeeze=False)[:, 0]
-        for band, (heading, items, captions) in zip(bands, rows, strict=False):
+        figure = new_figure(1.6 * columns, sum(inches) or 2.0, layout="constrained")
+        bands = figure.subfigures(max(1, len(rows)), 1, squeeze=False, height_ratios=inches or None)[:, 0]
+        for band, (heading, items, _), texts in zip(bands, rows, told, strict=False):
             band.suptitle(heading.replace("$", r"\$"), x=0.01, ha="left", fontsize=9, fontweight="bold")
             for at, axis in enumerate(band.subplots(1, columns, squeeze=False)[0]):
                 axis.set_axis_off()
+                axis.set_anchor("N")  # what is left of the height stays below the captions
                 if at < len(items):
-                    here = int(items[at]) >= 0
-                    axis.imshow(np.asarray(thumbnail(dataset, int(items[at]), side) if here else placeholder(side)))
-                    words = textwrap.wrap(shorten(title_of(dataset, items[at]), 48), 23) if here else ["no item"]
-                    lines = [*words, *(line for text in captions[at : at + 1] for line in text.split("\n") if line)]
-                    wrapped = [part for line in lines for part in textwrap.wrap(line, 26, break_on_hyphens=False)]
-                    text = "\n".join(wrapped).replace("$", r"\$")
-                    axis.text(0.5, -0.05, text, transform=axis.transAxes, fontsize=7, ha="center", va="top")
+                    item = int(items[at])
+                    axis.imshow(np.asarray(thumbnail(dataset, item, side) if item >= 0 else placeholder(side)))
+                    axis.text(0.5, -0.05, texts[at], transform=axis.transAxes, fontsize=7, ha="center", va="top")
         return figure
+
+
+def _caption(dataset: Dataset, item: int, says: str | None) -> str:
+    """Return an item's title and what is said of it, in lines that fit under a picture."""
+    words = textwrap.wrap(shorten(title_of(dataset, item), 48), 23) if int(item) >= 0 else ["no item"]
+    lines = [*words, *(line for line in (says or "").split("\n") if line)]
+    wrapped = [part for line in lines for part in textwrap.wrap(line, 26, break_on_hyphens=False)]
+    return "\n".join(wrapped).replace("$", r"\$")
 
 
 def stem(job: Any, name: str) -> str:
