@@ -22,19 +22,21 @@ def shown(
 ) -> list[sweep.Cell]:
     """Return the cells of a sweep that a notebook shows: of `seed` all, of the sweep's other seeds those that are done.
 
+    Rows that a notebook does not speak of count, too: they tell how far trainings differ.
+
     Args:
         name: of the sweep, whose data sets and size are replaced by the notebook's.
         overrides: settings given to every cell, under those of its row.
-        rows: which rows to show; all that have a name unless given.
+        rows: which rows are shown whether they are done or not; all that have a name unless given.
     """
     spec = sweep.read(name)
     common = [*(spec.get("settings") or []), *([{"set": overrides}] if overrides else [])]
     seeds = list(dict.fromkeys([seed, *spec.get("seeds", [])]))
     here = sweep.chosen(spec, datasets=[dataset], size=size, seeds=seeds, settings=common)
-    cells = [cell for cell in sweep.cells(here) if rows(cell.levels["row"])]
-    others = [cell for cell in cells if cell.seed != seed]
+    cells = list(sweep.cells(here))
+    others = [cell for cell in cells if cell.seed != seed or not rows(cell.levels["row"])]
     lacking = sweep.missing(others, Path(runs_dir), data_root)
-    return [cell for cell in cells if cell.seed == seed or cell not in lacking]
+    return [cell for cell in cells if cell not in lacking]
 
 
 def asked(cells: Sequence[sweep.Cell]) -> pd.DataFrame:
