@@ -131,9 +131,10 @@ def inside(name: str) -> str | None:
     """
     slashed = name.replace("\\", "/")
     path = PurePosixPath(slashed)
-    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in slashed or re.match(r"[A-Za-z]:", slashed):
+    plain = path.as_posix()
+    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in plain or re.match(r"[A-Za-z]:", plain):
         return None
-    return path.as_posix()
+    return plain
 
 
 def _rgb(image: Image.Image) -> Image.Image:
