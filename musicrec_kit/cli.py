@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from musicrec_kit import methods, runs
+from musicrec_kit.locks import locked
 from musicrec_kit.params import Refused
 from musicrec_kit.pipeline import Job, StageFailed, pick_device
 
@@ -328,21 +329,19 @@ def clean(options: argparse.Namespace) -> int:
 
     folder = _runs_dir(options.runs)
     for held in folder.glob(".grid/*/lock"):
-        try:
-            with runs.lock(held, wait=False):
-                pass
-        except BlockingIOError:
-            raise Refused(f"a grid is running in {held.parent}: its runs will need what looks unused now") from None
+        if (free := locked(held)) is None:
+            raise Refused(f"a grid is running in {held.parent}: its runs will need what looks unused now")
+        free.close()
     kept = {run.stage(stage) for run in runs.list_runs(folder) for stage in run.stages}
     unused = [path for path in sorted(folder.glob("*/stages/*/*")) if path.is_dir() and path.resolve() not in kept]
     for path in unused:
-        try:
-            with runs.lock(path.parent / f".{path.name}.lock", wait=False):
-                print(("removed " if options.yes else "would remove ") + os.path.relpath(path))
-                if options.yes:
-                    shutil.rmtree(path)
-        except BlockingIOError:
+        if (free := locked(path.parent / f".{path.name}.lock")) is None:
             print(f"kept {os.path.relpath(path)}: it is being made")
+            continue
+        with free:
+            print(("removed " if options.yes else "would remove ") + os.path.relpath(path))
+            if options.yes:
+                shutil.rmtree(path)
     return 0
 
 

@@ -23,7 +23,8 @@ from typing import IO, Any
 import pandas as pd
 
 from musicrec_kit import notebooks, runs, sweep
-from musicrec_kit.grid_tasks import Task, command_of, die_with_parent, gpus, locked, plan, task_name
+from musicrec_kit.grid_tasks import Task, command_of, die_with_parent, gpus, plan, task_name
+from musicrec_kit.locks import locked
 from musicrec_kit.params import Refused
 from musicrec_kit.pipeline import Job
 

@@ -6,7 +6,6 @@ share, and what each must wait for; of a task that ran, a record.
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import platform
 import re
@@ -23,6 +22,7 @@ from typing import IO, Any
 import yaml
 
 from musicrec_kit import methods, runs
+from musicrec_kit.locks import locked
 from musicrec_kit.params import Refused
 from musicrec_kit.pipeline import Job, StageFailed
 
@@ -181,17 +181,6 @@ def _take(names: Sequence[str], jobs_per_gpu: int, folder: Path) -> tuple[str, I
             if opened := locked(slot):
                 return name, opened
     return None
-
-
-def locked(path: Path) -> IO[str] | None:
-    """Return the file, open and locked, or None if another process holds it."""
-    opened = path.open("w")
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        opened.close()
-        return None
-    return opened
 
 
 def command_of(job: Job, stage: str | None, with_notebooks: bool) -> str:

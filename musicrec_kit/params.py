@@ -5,6 +5,7 @@ knows is refused, naming the nearest real one. Every default that a paper leaves
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -162,6 +163,15 @@ def build(values: Mapping[str, Any]) -> Settings:
         raise Refused("; ".join(explain(fault, Settings, OPEN_KEYS) for fault in error.errors())) from error
 
 
+@cache
+def _rooms() -> dict[str, set[str]]:
+    """Return the last word of every dotted key -> the rooms that have a setting of that name."""
+    found: dict[str, set[str]] = {}
+    for key, _ in keys(Settings, OPEN_KEYS):
+        found.setdefault(key.split(".")[-1], set()).add(key.split(".")[0])
+    return found
+
+
 def short_key(key: str) -> str:
     """Return a dotted key's last word, with its room or modality in front where others have a setting of that name.
 
@@ -171,8 +181,7 @@ def short_key(key: str) -> str:
     first, last = key.split(".")[0], key.split(".")[-1]
     if first in OPEN_KEYS:
         return key.partition(".")[2]
-    rooms = {other.split(".")[0] for other, _ in keys(Settings, OPEN_KEYS) if other.split(".")[-1] == last}
-    return f"{first}.{last}" if rooms - {first} else last
+    return f"{first}.{last}" if _rooms().get(last, set()) - {first} else last
 
 
 def keys_page() -> str:

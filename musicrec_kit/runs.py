@@ -5,7 +5,6 @@ written last) and `<runs>/<dataset>/runs/<method>[+<variant>]/<size>/seed<k>/` (
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -26,6 +25,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from musicrec_kit.locks import lock
 from musicrec_kit.params import Refused
 
 log = logging.getLogger(__name__)
@@ -145,21 +145,6 @@ def key_of(value: Any) -> str:
     True
     """
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def lock(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold a lock file: a second process that wants the same stage waits here, or gets BlockingIOError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise
-            log.info("waiting for another process that makes %s", path.parent.name)
-            fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
 
 
 @dataclass(frozen=True)

@@ -276,13 +276,14 @@ def contrasts(
         for level, of_level in levels.items()
         if level != base and levels.get(base, {}).keys() & of_level.keys()
     }
-    rows = []
+    means = {kept: _table(worlds, kept) for kept, _ in worlds}
+    of_worlds, rows = compare.spread_of(means.values()), []  # how far worlds differ is asked of all of them
     for (kept, level), pairs in sorted(worlds.items(), key=str):
         apart = _means(pairs, 0) - _means(pairs, 1)
         if len(pairs) == 1:
-            result = compare.compare(*pairs[0], compare.spread_of([_table(worlds, kept)]))
-        else:  # how far worlds differ is asked of all of them
-            result = compare.compare_worlds(pairs, compare.spread_of(_table(worlds, k) for k in {k for k, _ in worlds}))
+            result = compare.compare(*pairs[0], compare.spread_of([means[kept]]))
+        else:
+            result = compare.compare_worlds(pairs, of_worlds)
         row = {**dict(kept), axis: f"{base} - {level}", "first": result.mean_a, "second": result.mean_b}
         row |= {**measured(result), "least": apart.min(), "most": apart.max()}
         rows.append({**row, "cells": sum(len(first) for first, _ in pairs)})

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "musicrec_kit"
 
 # a room may import rooms to its left (architecture.md section 3, top to bottom)
 ORDER = (
-    "torchvision_hook settings_help stage_params params methods seeds runs training data features tokenizers "
+    "torchvision_hook settings_help stage_params params methods seeds locks runs training data features tokenizers "
     "evaluation ids generation sequential analysis plots plots_mechanism tables orderings paper_tables paper_plots "
     "plan pipeline recommender forecast notebooks sweep grid_tasks grid paper_cells cli"
 ).split()

@@ -106,44 +106,42 @@ def test_vectors_do_not_decay() -> None:
     assert [(g["weight_decay"], [p.ndim for p in g["params"]]) for g in groups] == [(0.1, [2]), (0.0, [1])]
 
 
-def test_a_rate_applies_to_the_parameters_it_names_and_follows_the_schedule() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential()
-    model.add_module("slow", nn.Linear(1, 1))
-    model.add_module("quick", nn.Linear(1, 1))
+def _one_step(model: nn.Module, slope: float, weight_decay: float) -> dict[str, torch.Tensor]:
+    """Make a step of AdamW on slope * (the sum of weights), `quick` at 50 times the rate; return the old weights."""
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     training.fit(
         model,
         lambda _: [0],
-        lambda _: (torch.stack([p.sum() for p in model.parameters()]).sum(), {}),
+        lambda _: (slope * torch.stack([p.sum() for p in model.parameters()]).sum(), {}),
         lr=0.01,
-        weight_decay=0.0,
+        weight_decay=weight_decay,
         epochs=1,
         steps=1,
         schedule="constant",
         rates={"quick": 50.0},
     )
+    return before
+
+
+def _slow_and_quick(size: int) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.add_module("slow", nn.Linear(size, size))
+    model.add_module("quick", nn.Linear(size, size))
+    return model
+
+
+def test_a_rate_applies_to_the_parameters_it_names_and_follows_the_schedule() -> None:
+    model = _slow_and_quick(1)
+    before = _one_step(model, slope=1.0, weight_decay=0.0)
     for name, parameter in model.named_parameters():
         # Adam's first step is the learning rate
         assert (before[name] - parameter).item() == pytest.approx(0.5 if "quick" in name else 0.01, rel=1e-4)
 
 
 def test_a_rate_leaves_the_decay_as_it_is() -> None:
-    model = nn.Sequential()
-    for name in ("slow", "quick"):
-        model.add_module(name, nn.Linear(2, 2))
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    training.fit(
-        model,
-        lambda _: [0],
-        lambda _: (0.0 * torch.stack([p.sum() for p in model.parameters()]).sum(), {}),
-        lr=0.01,
-        weight_decay=0.5,
-        epochs=1,
-        steps=1,
-        schedule="constant",
-        rates={"quick": 50.0},
-    )
+    model = _slow_and_quick(2)
+    before = _one_step(model, slope=0.0, weight_decay=0.5)
     for name, parameter in model.named_parameters():
         left = 1 - 0.01 * 0.5 if parameter.ndim > 1 else 1.0
         torch.testing.assert_close(parameter.detach(), before[name] * left, msg=name)

@@ -59,10 +59,10 @@ def paired_test(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     difference = _paired(a, b)
     if len(difference) < 2:
         return float("nan"), float("nan")
-    spread = difference.std(ddof=1) / np.sqrt(len(difference))
-    if spread == 0:
+    error = standard_error(difference)
+    if error == 0:
         return (0.0, 1.0) if not difference.any() else (float(np.sign(difference[0]) * np.inf), 0.0)
-    t = difference.mean() / spread
+    t = difference.mean() / error
     return float(t), float(2 * stats.t.sf(abs(t), len(difference) - 1))
 
 
@@ -107,8 +107,7 @@ def compare(a: np.ndarray, b: np.ndarray, spread: Spread | None = None, seed: in
         spread: of the table that the rows stand in; by default the two rows' own.
         seed: of the bootstrap.
     """
-    table = _paired(a, b)
-    table = np.atleast_2d(table)
+    table = np.atleast_2d(_paired(a, b))
     n_seeds, n_users = table.shape
     of_users, of_seeds = table.mean(axis=0), table.mean(axis=1)
     about = _about(a, b, [of_users], seed)

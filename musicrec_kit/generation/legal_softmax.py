@@ -17,7 +17,7 @@ from musicrec_kit.generation import tasks
 from musicrec_kit.generation.marks import Source
 from musicrec_kit.generation.seq2seq import PAD, T5
 from musicrec_kit.generation.tasks import Task
-from musicrec_kit.ids.prefix_tree import PrefixTree
+from musicrec_kit.ids.prefix_tree import PrefixTree, closed
 from musicrec_kit.ids.vocabulary import EOS, Vocabulary
 
 
@@ -26,16 +26,15 @@ class LegalSoftmax:
 
     def __init__(self, vocabulary: Vocabulary, every_task: Iterable[Task], device: str | torch.device = "cpu") -> None:
         written = [tasks.write(vocabulary, target) for target in sorted({task.target for task in every_task})]
-        rows = [whole(tokens[lengths > 0], lengths[lengths > 0]) for tokens, lengths in written]
-        width = max(row.shape[1] for row in rows)
-        every = np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows])
-        # a target's own eos is its last token: the tree reads what stands before it
-        self.tree = PrefixTree.from_tokens(every, (every != PAD).sum(axis=1) - 1, EOS).to(device)
+        width = max(tokens.shape[1] for tokens, _ in written)
+        every = np.concatenate([np.pad(tokens, ((0, 0), (0, width - tokens.shape[1]))) for tokens, _ in written])
+        self.tree = PrefixTree.from_tokens(every, np.concatenate([lengths for _, lengths in written]), EOS).to(device)
         self._offset = torch.arange(max(self.tree.max_branch), device=device)
         # edge -> the writings that pass it, a bit each
         self._writings = torch.zeros(len(self.tree.child_token), dtype=torch.int64, device=device)
-        for number, row in enumerate(rows):
-            target = torch.from_numpy(row).long().to(device)
+        for number, (tokens, lengths) in enumerate(written):
+            has_id = lengths > 0
+            target = torch.from_numpy(closed(tokens[has_id], lengths[has_id], EOS)).to(device)
             passed, _, _ = self._walk(target)
             self._writings[passed[target != PAD].unique()] |= 1 << number
 
@@ -80,10 +79,3 @@ class LegalSoftmax:
         errors = rivals.logsumexp(-1) - logits.gather(-1, target[..., None])[..., 0]
         total = torch.where(live, errors, 0.0).sum()
         return total if reduction == "sum" else total / live.sum().clamp_min(1)
-
-
-def whole(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return IDs [items, width + 1] with eos behind each, padded."""
-    at = np.arange(tokens.shape[1] + 1)
-    wide = np.where(at < lengths[:, None], np.pad(tokens, ((0, 0), (0, 1))), PAD)
-    return np.where(at == lengths[:, None], EOS, wide)

@@ -48,7 +48,7 @@ class PrefixTree:
         ([5, 7, 8, 1, 1], [0, 2])
         """
         items = np.flatnonzero(np.asarray(lengths) > 0)
-        rows = _closed(np.asarray(tokens)[items], np.asarray(lengths)[items], eos)
+        rows = closed(np.asarray(tokens)[items], np.asarray(lengths)[items], eos)
         # lexsort is stable and takes the last key first: rows in order of tokens, equal rows in order of items
         order = np.lexsort(rows.T[::-1]) if len(rows) else np.zeros(0, np.int64)
         rows, items = rows[order], items[order]
@@ -134,8 +134,8 @@ class PrefixTree:
         return replace(self, **arrays)
 
 
-def _closed(tokens: np.ndarray, lengths: np.ndarray, eos: int) -> np.ndarray:
-    """Return tokens [rows, width + 1] with eos after each ID and 0 behind it."""
+def closed(tokens: np.ndarray, lengths: np.ndarray, eos: int) -> np.ndarray:
+    """Return IDs int64 [rows, longest + 1] with eos after each and 0 behind it."""
     width = int(lengths.max(initial=0))
     position = np.arange(width + 1)
     wide = np.zeros((len(tokens), width + 1), np.int64)
