@@ -51,3 +51,36 @@ class Markov:
         shape = (len(examples), self.sequences.n_items)
         weights = sparse.coo_matrix((self.decay**back, (row, item)), shape=shape).tocsr()
         return (weights @ self.transitions).toarray() + self.prior
+
+
+class ItemKNN:
+    """Item neighbours: score(b | history) = sum of cosine(a, b) over the items a of the history (Sarwar et al. 2001).
+
+    cosine(a, b) = |users of both| / (sqrt(|users of a| |users of b|) + shrink) in the training part; an item speaks
+    for its `neighbours` nearest alone, the one with the smaller number first where two are as near.
+    """
+
+    def __init__(self, sequences: Sequences, neighbours: int = 100, shrink: float = 0.0):
+        """Count the training part of `sequences`."""
+        self.sequences = sequences
+        inside = sequences.in_training
+        shape = (sequences.n_users, sequences.n_items)
+        entries = (np.ones(inside.sum()), (sequences.users[inside], sequences.items[inside]))
+        took = (sparse.coo_matrix(entries, shape=shape).tocsr() > 0).astype(np.float64)
+        norms = np.sqrt(np.asarray(took.sum(axis=0)).ravel())
+        both = (took.T @ took).tocoo()
+        other = both.row != both.col
+        row, col, count = both.row[other], both.col[other], both.data[other]
+        near = count / (norms[row] * norms[col] + shrink)
+        order = np.lexsort([col, -near, row])
+        row, col, near = row[order], col[order], near[order]
+        kept = np.arange(len(row)) - np.searchsorted(row, row) < neighbours
+        square = (sequences.n_items, sequences.n_items)
+        self.near = sparse.coo_matrix((near[kept], (row[kept], col[kept])), shape=square).tocsr()
+
+    def __call__(self, examples: Examples) -> np.ndarray:
+        """Return scores float64 [examples, items]."""
+        row, item, _ = history_entries(self.sequences, examples)
+        shape = (len(examples), self.sequences.n_items)
+        took = sparse.coo_matrix((np.ones(len(row)), (row, item)), shape=shape).tocsr()
+        return (took @ self.near).toarray()

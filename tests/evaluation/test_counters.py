@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musicrec_kit.data.splits import Sequences, held_out
-from musicrec_kit.evaluation.counters import Markov, popularity_scores
+from musicrec_kit.evaluation.counters import ItemKNN, Markov, popularity_scores
 from musicrec_kit.evaluation.metrics import hit, ndcg
 from musicrec_kit.evaluation.protocol import rank_by_scores
 
@@ -68,3 +68,25 @@ def test_a_large_catalogue_stays_sparse():
     examples, full = held_out(sequences, "test", 20), held_out(sequences, "test", 10**9)
     plain, _ = rank_by_scores(counter, examples.take(slice(3)), full.take(slice(3)), sequences)
     assert plain.items.shape == (3, 20)
+
+
+@pytest.mark.parametrize(("neighbours", "shrink"), [(100, 0.0), (2, 0.0), (3, 2.0)])
+def test_item_neighbours_by_brute_force(neighbours: int, shrink: float) -> None:
+    rng = np.random.default_rng(0)
+    sequences = Sequences.from_lists([rng.integers(8, size=6).tolist() for _ in range(12)], n_items=9)
+    took = np.zeros((12, 9), bool)
+    for user in range(12):
+        took[user, sequences.items[sequences.offsets[user] : sequences.train_end[user]]] = True
+    near = np.zeros((9, 9))
+    for a in range(9):
+        for b in range(9):
+            both = (took[:, a] & took[:, b]).sum()
+            if a != b and both:
+                near[a, b] = both / (np.sqrt(took[:, a].sum() * took[:, b].sum()) + shrink)
+        for b in sorted(range(9), key=lambda b: (-near[a, b], b))[neighbours:]:
+            near[a, b] = 0
+    examples = held_out(sequences, "test", 10**9)
+    scores = ItemKNN(sequences, neighbours, shrink)(examples)
+    for user in range(12):
+        history = sequences.items[examples.start[user] : examples.end[user]]
+        assert np.allclose(scores[user], sum(near[item] for item in history))
