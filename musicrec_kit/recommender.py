@@ -19,51 +19,70 @@ from musicrec_kit.pipeline import pick_device
 from musicrec_kit.settings_help import nearest
 
 if TYPE_CHECKING:
-    from musicrec_kit.data import Dataset
+    from musicrec_kit.data import Dataset, Examples
+    from musicrec_kit.data import Sequences as Histories
+    from musicrec_kit.evaluation import RankedList
     from musicrec_kit.generation import Generator
+    from musicrec_kit.sequential import Recommender as Scorer
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Recommender:
-    """A generative run, loaded.
+    """A run that was trained, loaded.
 
     Attributes:
         items: the catalogue: the data set's items, then those that were added; one row per item number.
-        generator: the T5 with its vocabulary, which holds the semantic IDs.
+        model: a generative run's T5 with its vocabulary, which holds the semantic IDs; or a sequential run's model.
     """
 
     run: runs.Run
     settings: Settings
     dataset: "Dataset"
     items: pd.DataFrame
-    generator: "Generator"
+    model: "Generator | Scorer"
     main_list: str
     device: str
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> "Recommender":
-        """Load a finished generative run from its folder.
+        """Load a finished run from its folder.
 
         Raises:
-            Refused: the folder is no run, or the run's method has no generator.
+            Refused: the folder is no run, or the run's method only counts.
         """
         import yaml
 
         from musicrec_kit.data import Dataset
         from musicrec_kit.generation import Generator
+        from musicrec_kit.sequential import Recommender as Scorer
 
         run = runs.load_run(folder)
-        if "generator" not in run.stages:
+        kinds: dict[str, type[Generator] | type[Scorer]] = {"generator": Generator, "recommender": Scorer}
+        stage = next((stage for stage in kinds if stage in run.stages), None)
+        if stage is None:
             raise Refused(
-                f"run {run.name} counts and has no generator; recommend needs a generative method, such as musicrec"
+                f"run {run.name} counts and has no model; recommend needs a method that is trained, such as musicrec"
             )
         values = yaml.safe_load((run.folder / "settings.yaml").read_text(encoding="utf-8"))
         values.pop("request", None)
         dataset, chosen = Dataset.load(run.stage("data")), pick_device(device)
-        generator = Generator.load(run.stage("generator"), chosen)
-        return cls(run, build(values), dataset, dataset.items, generator, run.metrics["main_list"], chosen)
+        model = kinds[stage].load(run.stage(stage), chosen)
+        return cls(run, build(values), dataset, dataset.items, model, run.metrics["main_list"], chosen)
+
+    @property
+    def generator(self) -> "Generator":
+        """Return the T5 with its vocabulary.
+
+        Raises:
+            Refused: the run's method is not generative.
+        """
+        from musicrec_kit.generation import Generator
+
+        if not isinstance(self.model, Generator):
+            raise Refused(f"run {self.run.name} scores items and has no semantic IDs; take a generative run")
+        return self.model
 
     def recommend(self, histories: Sequence[Sequence[str]], k: int = 10, list_name: str | None = None) -> pd.DataFrame:
         """Return the k best items after each history, none of which is in it.
@@ -76,7 +95,6 @@ class Recommender:
         Returns:
             history (number), rank, raw_id, title, score, and one column per view with the item's tokens.
         """
-        from musicrec_kit import generation
         from musicrec_kit.data import Examples, Sequences
 
         if not 1 <= k <= 20:
@@ -85,10 +103,10 @@ class Recommender:
         # a history is a user with nothing held out; the target that the protocol asks for plays no part in the lists
         made = Sequences.from_lists(numbers, len(self.items))
         ends, zeros = made.offsets[1:], np.zeros(len(numbers), np.int32)
-        starts = np.maximum(made.offsets[:-1], ends - self.generator.history)
+        starts = np.maximum(made.offsets[:-1], ends - self.settings.data.history)
         nobody = np.full(len(numbers), -1, np.int64)  # no user that the model may have a token for
         examples, whole = (Examples(nobody, first, ends, zeros) for first in (starts, made.offsets[:-1]))
-        lists = generation.rank(self.generator, made, examples, whole, self.settings.rank, self.run.seed)
+        lists = self._lists(made, examples, whole)
         name = list_name or self.main_list
         if f"{name}/no_history" not in lists:
             known = [n for n in lists if not n.endswith("/no_history")]
@@ -96,6 +114,14 @@ class Recommender:
         ranked = lists[f"{name}/no_history"]
         rows = [row for i in range(len(numbers)) for row in self._rows(i, ranked.items[i], ranked.scores[i], k)]
         return pd.DataFrame(rows)
+
+    def _lists(self, made: "Histories", examples: "Examples", whole: "Examples") -> "Mapping[str, RankedList]":
+        from musicrec_kit import evaluation, generation
+
+        if isinstance(self.model, generation.Generator):
+            return generation.rank(self.model, made, examples, whole, self.settings.rank, self.run.seed)
+        plain, without = evaluation.rank_by_scores(self.model.scorer(made), examples, whole, made)
+        return {"main": plain, "main/no_history": without}
 
     def _rows(self, user: int, items: np.ndarray, scores: np.ndarray, k: int) -> list[dict[str, Any]]:
         rows = []
@@ -124,7 +150,9 @@ class Recommender:
         return [number[str(raw)] for raw in raw_ids]
 
     def ids_of(self, item: int) -> dict[str, str]:
-        """Return view -> the item's semantic ID as tokens."""
+        """Return view -> the item's semantic ID as tokens; nothing where the run has none."""
+        if "generator" not in self.run.stages:
+            return {}
         vocabulary = self.generator.vocabulary
         found = {}
         for view in vocabulary.ids.views:
@@ -154,6 +182,7 @@ class Recommender:
         """
         from musicrec_kit import tokenizers
 
+        _ = self.generator  # refused where the run is not generative
         if "tokenizer" not in self.run.stages:
             raise Refused(
                 f"run {self.run.name} has IDs from elsewhere ({self.settings.ids.source}): there is no tokenizer to "
@@ -177,7 +206,7 @@ class Recommender:
         made = {view: self._extended(view, codes, len(items)) for view in ids.views}
         views, suffix = ({view: parts[i] for view, parts in made.items()} for i in (0, 1))
         vocabulary = replace(self.generator.vocabulary, ids=replace(ids, views=views, suffix=suffix))
-        self.generator = replace(self.generator, vocabulary=vocabulary)
+        self.model = replace(self.generator, vocabulary=vocabulary)
         if self.generator.model.marks is not None:
             self.generator.model.marks.show(filled.get(VISUAL), present.get(VISUAL), len(items))
         first = len(self.items)

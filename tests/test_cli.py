@@ -250,6 +250,24 @@ def test_clusters_of_behaviour_recommend_to_strangers_and_refuse_new_items(tmp_p
         recommender.add_items(recommender.items.iloc[[0]].assign(raw_id="new"), {})
 
 
+@pytest.mark.parametrize("method", ["sasrec", "bert4rec"])
+def test_a_sequential_run_recommends_what_its_list_says(method: str, tmp_path: Path) -> None:
+    from musicrec_kit.params import Refused
+    from musicrec_kit.pipeline import Job
+    from musicrec_kit.recommender import Recommender
+
+    job = Job("demo_tiny", method, "smoke", 0, tmp_path, overrides={"sequential": {"epochs": 2}})
+    job.build()
+    recommender, sequences = Recommender.load(job.run_folder), job.sequences
+    raw = recommender.items.raw_id.to_numpy()
+    histories = [raw[sequences.items[sequences.offsets[u] : sequences.offsets[u + 1] - 1]].tolist() for u in range(4)]
+    table = recommender.recommend(histories, k=10)
+    expected = raw[job.rankings.lists["test", "main/no_history"].items[:4, :10].ravel()]
+    assert table.raw_id.tolist() == expected.tolist()
+    with pytest.raises(Refused, match="has no semantic IDs"):
+        recommender.add_items(recommender.items.iloc[[0]].assign(raw_id="new"), {})
+
+
 def test_list_results_compare_doctor_and_clean(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--runs", str(finished)]
     assert cli.main(["list", *where]) == 0
