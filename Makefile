@@ -56,9 +56,9 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "needs Python 3.11 or newer; give one with make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@{ $(BIN)/python -m pip install --quiet uv 2>/dev/null && \
-	   UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,offline,grid]'; } || \
+	   UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,offline,grid,baselines]'; } || \
 	 { echo "uv did not work here; installing with pip (minutes)"; \
-	   $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,offline,grid]'; }
+	   $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,offline,grid,baselines]'; }
 	@touch $(READY)
 
 clean:

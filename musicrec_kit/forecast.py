@@ -1,9 +1,10 @@
 """What a run would cost: stages, parameters, time, memory and disk, from settings and counts alone.
 
-Parameters are exact: models are built on torch's `meta` device, which holds no weights. Two things are not known before
-the IDs are: the tokens that tell colliding items apart, which are left out, and the depth of a tree of clusters, which
-is taken to be that of a tree whose clusters are of one size. Times are operations divided by this machine's own
-measured matrix rate and a share of it that such stages reach; believe them within a factor of two.
+Parameters are exact: models are built on torch's `meta` device, which holds no weights. Some things are not known
+before the data and the IDs are: the tokens that tell colliding items apart and the number of categories and brands,
+which are left out, and the depth of a tree of clusters, which is taken to be that of a tree whose clusters are of one
+size. Times are operations divided by this machine's own measured matrix rate and a share of it that such stages reach;
+believe them within a factor of two.
 """
 
 import math
@@ -36,7 +37,7 @@ ENCODERS = {
     "file": (768, 0.0, 0),
 }
 # share of the measured matrix rate that a stage reaches, ours: measured on size small, demo
-SHARE = {"features": 0.5, "cf": 0.15, "tokenizer": 0.4, "generator": 0.25, "rank": 0.1}
+SHARE = {"features": 0.5, "cf": 0.15, "tokenizer": 0.4, "generator": 0.25, "recommender": 0.15, "rank": 0.1}
 FP32, MB = 4, 2**20
 
 
@@ -144,7 +145,8 @@ def _cost(job: Job, stage: str, counts: Counts) -> tuple[int, float, float, floa
     if kind == "features":
         width, operations, weights = _encoder(job, modality)
         return 0, operations * counts.items, weights * MB, counts.items * width * FP32
-    costs = {"cf": _cf, "tokenizer": _tokenizer, "generator": _generator, "rank": _rank}
+    costs = {"cf": _cf, "tokenizer": _tokenizer, "generator": _generator}
+    costs |= {"recommender": _recommender, "rank": _rank}
     if kind in costs:
         return costs[kind](job, counts)
     sizes = {"data": counts.interactions * 40 + counts.items * 500, "ids": counts.items * 40}
@@ -302,11 +304,54 @@ def _activations(shape: Any, source: float, target: float) -> float:
     return float(shape.layers * (layer(source, source) + layer(target, target) + layer(target, source)))
 
 
+def _scorer(job: Job, counts: Counts) -> Any:
+    """Build the sequential model on the meta device."""
+    import torch
+
+    from musicrec_kit.sequential.model import Model
+    from musicrec_kit.sequential.sources import Attributes, Sources
+
+    params = job.settings.sequential
+    nothing = Attributes(np.zeros(counts.items + 1, np.int64), np.zeros(0, np.int64), 1)
+    features = {
+        name: (np.zeros((counts.items, _encoder(job, name)[0]), np.float32), np.ones(counts.items, bool))
+        for name in job.settings.encoded
+    }
+    codes = np.zeros((counts.items, params.digits), np.int64) if "codes" in params.vectors else None
+    attributes = {"attributes": nothing} if params.reads_attributes else {}
+    with torch.device("meta"):
+        sources = Sources(counts.items, attributes, {} if codes is not None else features, codes, params.code_values)
+        return Model(params, job.settings.data.history + (params.rows == "cloze"), sources)
+
+
+def _recommender(job: Job, counts: Counts) -> tuple[int, float, float, float]:
+    s, made = job.settings.sequential, _scorer(job, counts)
+    history = counts.history(job.settings.data.history)
+    count: Any = lambda part: sum(p.numel() for p in part.parameters()) if part is not None else 0
+    parameters, once = count(made), count(made.encoder) + count(made.beside) + count(made.head)
+    asked = counts.items if s.objective == "ce" else 1 if s.objective == "bce" else s.negatives
+    read = counts.prefixes * (history if s.rows == "prefixes" else 1.0)
+    rows = counts.prefixes if s.rows == "prefixes" else max(counts.users, round(counts.prefixes / max(1, history)))
+    epochs = s.epochs_of(rows)
+    steps = epochs * math.ceil(rows / s.batch)
+    adaptors = 6.0 * steps * count(made.items.adaptors) * counts.items
+    operations = 6.0 * epochs * (read * once + counts.prefixes * asked * s.dim) + adaptors
+    if s.pretrained:
+        operations += 24.0 * s.pretraining.epochs * counts.prefixes * once  # four histories a row
+    logits = s.batch * (1.0 if s.rows == "prefixes" else history) * asked * FP32 * 3
+    return parameters, operations, 16.0 * parameters + logits, FP32 * parameters
+
+
 def _rank(job: Job, counts: Counts) -> tuple[int, float, float, float]:
     s = job.settings
     disk = counts.users * 2 * 2 * 20 * 12.0 * (len(s.views) + 4)
     if s.family == "heuristic":
         return 0, 0.0, 1024 * counts.items * FP32 * 3.0, disk
+    if s.family == "sequential":
+        made = _scorer(job, counts)
+        each = 2.0 * (counts.history(s.data.history) * sum(p.numel() for p in made.encoder.parameters()))
+        operations = 2 * counts.users * (each + 2.0 * counts.items * s.sequential.dim)
+        return 0, operations, 1024 * counts.items * FP32 * 3.0, disk
     made, history = _blank(job, counts), counts.history(s.data.history)
     tasks = [task for families in made.stages for family in families for task in family]
     lists = dict.fromkeys(task for task in tasks if task.name == "joint" or task.name.startswith(("next/", "direct/")))

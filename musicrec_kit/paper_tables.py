@@ -203,9 +203,10 @@ def _gain(ranks: Mapping[tuple[str, str], Ranks], dataset: str, main: str, best:
 def axes_of(settings: Settings) -> dict[str, str]:
     """Return the four columns of MusicRec's Table 1 as a method's resolved settings have them."""
     generative, reads = settings.family == "generative", settings.family != "heuristic"
-    used = [settings.features[name] for name in settings.modalities if name in settings.features]
+    modalities = settings.modalities if generative else settings.encoded
+    used = [settings.features[name] for name in modalities if name in settings.features]
     fused = any(len(params.of) > 1 for params in used)  # one matrix made of several modalities
-    several = fused or len(settings.modalities) > 1
+    several = fused or len(modalities) > 1
     joined = settings.tokenizer.kind.startswith("shared_specific") and settings.tokenizer.shared_levels > 0
     fusion = "combined" if generative and (joined or fused) else "discrete"
     # z_cf enters the tokenizer, or the rows are learnt from who took what, as every non-generative method's are

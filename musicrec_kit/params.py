@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from musicrec_kit.sequential_params import PretrainingParams, SequentialParams
 from musicrec_kit.settings_help import explain, keys, page
 from musicrec_kit.stage_params import (
     PROFILES,
@@ -36,8 +37,10 @@ __all__ = [
     "Frozen",
     "GeneratorParams",
     "IdsParams",
+    "PretrainingParams",
     "RankParams",
     "Refused",
+    "SequentialParams",
     "Settings",
     "Size",
     "TokenizerParams",
@@ -59,7 +62,7 @@ class Refused(ValueError):
 class Settings(Frozen):
     """Everything that decides a run's numbers, apart from the data's own bytes and the seed."""
 
-    family: Literal["generative", "heuristic"] = "generative"
+    family: Literal["generative", "sequential", "heuristic"] = "generative"
     modalities: tuple[str, ...] = ("text", "image")
     main_list: str | None = Field(None, description="list of record; null: merged, or main where there is one view")
     data: DataParams = Field(default_factory=DataParams)
@@ -69,6 +72,7 @@ class Settings(Frozen):
     ids: IdsParams = Field(default_factory=IdsParams)
     generator: GeneratorParams = Field(default_factory=GeneratorParams)
     rank: RankParams = Field(default_factory=RankParams)
+    sequential: SequentialParams = Field(default_factory=SequentialParams)
     counter: CounterParams = Field(default_factory=CounterParams)
 
     @model_validator(mode="after")
@@ -127,11 +131,14 @@ class Settings(Frozen):
     @property
     def tokenized(self) -> tuple[str, ...]:
         """Return the modalities whose features the item tokenizer reads."""
-        return self.modalities if self.ids.source == "tokenizer" and self.tokenizer.reads_features else ()
+        own = self.family == "generative" and self.ids.source == "tokenizer"
+        return self.modalities if own and self.tokenizer.reads_features else ()
 
     @property
     def encoded(self) -> tuple[str, ...]:
-        """Return the modalities whose features the item tokenizer or the generator reads."""
+        """Return the modalities whose features the item tokenizer, the generator or a sequential model reads."""
+        if self.family == "sequential":
+            return self.sequential.reads_features(self.modalities)
         return tuple(dict.fromkeys([*self.tokenized, *([VISUAL] if self.generator.visual_tokens else [])]))
 
 

@@ -17,15 +17,17 @@ from musicrec_kit.params import VISUAL, Refused
 from musicrec_kit.plan import VERSIONS, Plan
 
 if TYPE_CHECKING:
-    from musicrec_kit.data import Dataset, Sequences
-    from musicrec_kit.evaluation import Rankings
+    from musicrec_kit.data import Dataset, Examples, Sequences
+    from musicrec_kit.evaluation import RankedList, Rankings
     from musicrec_kit.features import Features
     from musicrec_kit.generation import Generator
     from musicrec_kit.ids import SemanticIds
-    from musicrec_kit.sequential import ItemVectors
+    from musicrec_kit.sequential import ItemVectors, Recommender
     from musicrec_kit.tokenizers import ItemCodes
 
 log = logging.getLogger(__name__)
+
+MAIN = ("main", "main/no_history")  # lists of a method that has one
 
 
 class StageFailed(RuntimeError):
@@ -56,8 +58,8 @@ def pick_device(device: str = "auto") -> str:
 class Job(Plan):
     """A plan that is carried out: results are made on first use, upstream first, and kept.
 
-    `job.dataset`, `job.features`, `job.item_vectors`, `job.tokenizer`, `job.ids`, `job.generator`, `job.rankings`,
-    `job.metrics`.
+    `job.dataset`, `job.features`, `job.item_vectors`, `job.tokenizer`, `job.ids`, `job.generator`,
+    `job.recommender`, `job.rankings`, `job.metrics`.
     """
 
     results: dict[str, runs.StageResult] = field(default_factory=dict)
@@ -223,6 +225,31 @@ class Job(Plan):
         )
 
     @cached_property
+    def recommender(self) -> "Recommender":
+        """Return the trained sequential model."""
+        from musicrec_kit import sequential
+
+        def build(folder: Path) -> None:
+            self.fit_recommender(folder).save(folder)
+
+        return sequential.Recommender.load(self._build("recommender", build), self.torch_device)
+
+    def fit_recommender(self, folder: Path | None = None) -> "Recommender":
+        """Train the sequential model of this job anew; with a folder, continue what was begun there."""
+        import numpy as np
+
+        from musicrec_kit import sequential
+
+        s, sequences = self.settings, self.sequences
+        in_training = np.zeros(sequences.n_items, bool)
+        in_training[sequences.items[sequences.in_training]] = True
+        read = {modality: self.features[modality] for modality in s.encoded}
+        sources = sequential.sources_of(s.sequential, self.dataset.items, read, in_training, self.seed)
+        return sequential.fit_recommender(
+            sequences, s.sequential, s.data.history, folder, self.seed, self.torch_device, sources
+        )
+
+    @cached_property
     def rankings(self) -> "Rankings":
         """Return stage 06's result: every list of both held-out splits, plain and without the history."""
         from musicrec_kit import evaluation
@@ -250,15 +277,29 @@ class Job(Plan):
             for name, score in counters.items():
                 plain, without = evaluation.rank_by_scores(score, examples, whole, sequences)
                 found |= {name: plain, f"{name}/no_history": without}
-            if self.settings.family == "heuristic":
-                kind = self.settings.counter.kind
-                found |= {f"main{end}": found[f"{kind}{end}"] for end in ("", "/no_history")}
+            if self.settings.family != "generative":
+                found |= dict(zip(MAIN, self._main(found, examples, whole), strict=True))
             else:
                 from musicrec_kit import generation
 
                 found |= generation.rank(self.generator, sequences, examples, whole, self.settings.rank, self.seed)
             lists |= {(split, name): ranked for name, ranked in found.items()}
         return evaluation.Rankings(users, targets, lists)
+
+    def _main(
+        self, found: "dict[str, RankedList]", examples: "Examples", whole: "Examples"
+    ) -> "tuple[RankedList, RankedList]":
+        """Return the (plain, no_history) lists of a method that scores every item."""
+        from musicrec_kit import evaluation
+
+        counter = self.settings.counter
+        if self.settings.family == "sequential":
+            score = self.recommender.scorer(self.sequences)
+        elif counter.kind in found:
+            return found[counter.kind], found[f"{counter.kind}/no_history"]
+        else:
+            score = evaluation.ItemKNN(self.sequences, counter.neighbours, counter.shrink)
+        return evaluation.rank_by_scores(score, examples, whole, self.sequences)
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -307,6 +348,7 @@ class Job(Plan):
             "tokenizer": lambda: self.codes,
             "ids": lambda: self.ids,
             "generator": lambda: self.generator,
+            "recommender": lambda: self.recommender,
             "rank": lambda: self.rankings,
             "evaluate": lambda: self.metrics,
         }

@@ -14,12 +14,13 @@ import pandas as pd
 import yaml
 
 from musicrec_kit import methods, runs
-from musicrec_kit.params import VISUAL, Frozen, Refused, Settings, Size
+from musicrec_kit.params import VISUAL, Frozen, Refused, SequentialParams, Settings, Size
 
-STAGES = ("data", "features", "cf", "tokenizer", "ids", "generator", "rank", "evaluate")
+STAGES = ("data", "features", "cf", "tokenizer", "ids", "generator", "recommender", "rank", "evaluate")
 
 # raised by hand when a stage's results change for equal settings: what was built before is then built again
-VERSIONS = {"data": 1, "features": 1, "cf": 1, "tokenizer": 1, "ids": 1, "generator": 2, "rank": 1, "evaluate": 1}
+VERSIONS = {"data": 1, "features": 1, "cf": 1, "tokenizer": 1, "ids": 1, "generator": 2, "recommender": 1}
+VERSIONS |= {"rank": 1, "evaluate": 1}
 
 # of ids, read by stage generator
 TOKEN_FIELDS = ("tie_levels", "tie_shared_tokens", "separators", "separator_token", "tokens")
@@ -37,6 +38,12 @@ def fingerprint_path(path: Path) -> str:
 def _told(settings: Frozen, **which: Any) -> dict[str, Any]:
     """Return what differs from the defaults, so that a new switch leaves what was built before it usable."""
     return settings.model_dump(mode="json", exclude_defaults=True, **which)
+
+
+def _unread(params: SequentialParams) -> set[str]:
+    """Return the fields that sizes hold values for and these settings do not read."""
+    unread = {"code_values"} if "codes" not in params.vectors else set()
+    return unread if params.pretrained else unread | {"pretraining"}
 
 
 @dataclass
@@ -85,6 +92,8 @@ class Plan:
         if settings.family == "heuristic":
             return ("data", "rank", "evaluate")
         features = ("features",) if settings.encoded else ()
+        if settings.family == "sequential":
+            return ("data", *features, "recommender", "rank", "evaluate")
         tokenizer: tuple[str, ...] = ()
         if settings.ids.source == "tokenizer":
             cf = settings.tokenizer.alpha > 0 or settings.tokenizer.beta > 0
@@ -183,6 +192,13 @@ class Plan:
         elif kind == "generator":
             own = {**_told(s.generator), "history": s.data.history, **seed}
             own |= _told(s.ids, include=set(TOKEN_FIELDS))
+        elif kind == "recommender":
+            own = {
+                **_told(s.sequential, exclude=_unread(s.sequential)),
+                "modalities": list(s.encoded),
+                "history": s.data.history,
+                **seed,
+            }
         elif kind == "rank":
             own = {"family": s.family, "history": s.data.history, **seed}
             own |= _told(s.rank, exclude={"batch", "merge"}) if s.family == "generative" else {}
@@ -204,7 +220,8 @@ class Plan:
             "tokenizer": [*(features or ["data"]), *(["cf"] if "cf" in self.stages else [])],
             "ids": ["tokenizer"] if "tokenizer" in self.stages else ["data"],
             "generator": ["data", "ids", *([f"features.{VISUAL}"] if self.settings.generator.visual_tokens else [])],
-            "rank": ["data", "generator"] if "generator" in self.stages else ["data"],
+            "recommender": ["data", *(f"features.{m}" for m in used)],
+            "rank": ["data", *(stage for stage in ("generator", "recommender") if stage in self.stages)],
             "evaluate": ["data", "rank"],
         }
         return reads[kind]
@@ -235,7 +252,7 @@ class Plan:
         s = self.settings
         if s.main_list:
             return s.main_list
-        if s.family == "heuristic":
+        if s.family != "generative":
             return "main"
         return s.rank.merge if len(s.views) > 1 else "main"
 

@@ -339,4 +339,6 @@ class RankParams(Frozen):
 class CounterParams(Frozen):
     """Methods that count and need no training (baselines.md section 6)."""
 
-    kind: Literal["popularity", "markov"] = "markov"
+    kind: Literal["popularity", "markov", "item_knn"] = "markov"
+    neighbours: int = Field(100, ge=1, description="item_knn: items that an item of the history speaks for")
+    shrink: float = Field(0.0, ge=0, description="item_knn: added to the denominator of the cosine")

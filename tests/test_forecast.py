@@ -32,7 +32,24 @@ def test_the_parameters_are_those_of_the_model(folder: Path, method: str) -> Non
     assert forecast._generator(job, counts)[0] == built - suffix * made.model.shape.dim
 
 
+@pytest.mark.parametrize("method", ["sasrec", "gru4rec", "bert4rec", "vq_rec", "missrec", "esasrec"])
+def test_the_parameters_are_those_of_the_sequential_model(folder: Path, method: str) -> None:
+    job = of(folder, method, sequential={"epochs": 0})
+    counts = forecast.Counts(job.dataset.n_users, job.dataset.n_items, len(job.dataset.interactions))
+    built = sum(p.numel() for p in job.recommender.model.parameters())
+    assert forecast._recommender(job, counts)[0] == built
+
+
 COUNTS = forecast.Counts(1000, 500, 10_000)
+
+
+def test_a_sequential_models_work_grows_with_epochs_up_to_its_most_steps(folder: Path) -> None:
+    def cost(**changed: Any) -> float:
+        return forecast._recommender(of(folder, "sasrec", sequential=changed), COUNTS)[1]
+
+    assert cost(epochs=20) == pytest.approx(2 * cost(epochs=10))
+    assert cost(epochs=20, batch=100, most_steps=100) == pytest.approx(cost(epochs=10, batch=100))
+    assert cost(epochs=10, objective="sampled_softmax", negatives=10) < cost(epochs=10) / 2
 
 
 def operations(folder: Path, method: str, **changed: Any) -> float:

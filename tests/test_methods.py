@@ -16,7 +16,9 @@ QUICK = {
     "tokenizer": {"epochs": 2, "allow_collapse": True},
     "generator": {"steps": 2, "batch": 16},
 }
-GENERATIVE = [name for name in NAMES if methods.resolve("demo_tiny", name, "smoke").family == "generative"]
+QUICK_SEQUENTIAL = {"sequential": {"epochs": 1, "pretraining": {"epochs": 1}}}
+FAMILY = {name: methods.resolve("demo_tiny", name, "smoke").family for name in NAMES}
+GENERATIVE, SEQUENTIAL = ([n for n in NAMES if FAMILY[n] == family] for family in ("generative", "sequential"))
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +27,8 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def job_of(name: str, runs_dir: Path) -> Job:
-    overrides = QUICK if name in GENERATIVE else {}
-    return Job("demo_tiny", name, "smoke", 0, runs_dir, None, overrides)
+    overrides = {"generative": QUICK, "sequential": QUICK_SEQUENTIAL}
+    return Job("demo_tiny", name, "smoke", 0, runs_dir, None, overrides.get(FAMILY[name], {}))
 
 
 def lists(rankings: Rankings) -> dict:
@@ -75,6 +77,19 @@ def test_the_same_seed_gives_the_same_ranking_and_what_is_saved_ranks_the_same(n
     for kind, one in ranked[0].items():
         assert np.array_equal(one.items, ranked[1][kind].items), kind
         assert np.array_equal(one.scores, ranked[1][kind].scores), kind
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_a_sequential_row_scores_the_same_alone_and_after_saving_and_trained_again(name: str, runs_dir: Path) -> None:
+    job = job_of(name, runs_dir)
+    few = data.held_out(job.sequences, "test", job.settings.data.history).take(np.arange(8))
+    score = job.recommender.scorer(job.sequences)
+    together = score(few)
+    alone = np.concatenate([score(few.take(np.arange(i, i + 1))) for i in range(8)])
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+    again = job.fit_recommender().scorer(job.sequences)  # anew, in memory, and not read back
+    assert np.array_equal(together, again(few))
+    assert np.ptp(together, axis=1).min() > 0, "every item has the same score"
 
 
 def test_a_new_row_is_a_base_and_one_changed_line(runs_dir: Path, tmp_path: Path) -> None:

@@ -181,7 +181,10 @@ STAGE_OF = {
     "tokenizer": params.TokenizerParams,
     "ids": params.IdsParams,
     "generator": params.GeneratorParams,
+    "recommender": params.SequentialParams,
+    "recommender.pretraining": params.PretrainingParams,
     "rank": params.RankParams,
+    "rank.counter": params.CounterParams,
 }
 
 

@@ -1,6 +1,7 @@
-"""Sequential models that are not generative: SASRec, the source of z_cf and a method of its own."""
+"""Methods that are not generative and learn: items as vectors x a reader of histories x an objective, and z_cf."""
 
 from musicrec_kit.sequential.recommender import Recommender, fit_item_vectors, fit_recommender
+from musicrec_kit.sequential.sources import Sources, sources_of
 from musicrec_kit.sequential.vectors import ItemVectors
 
-__all__ = ["ItemVectors", "Recommender", "fit_item_vectors", "fit_recommender"]
+__all__ = ["ItemVectors", "Recommender", "Sources", "fit_item_vectors", "fit_recommender", "sources_of"]

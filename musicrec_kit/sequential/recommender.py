@@ -1,16 +1,16 @@
-"""SASRec trained on the training part: recommendations by next-item scores, and item vectors for the tokenizer."""
+"""Sequential models trained on the training part: recommendations by next-item scores, and z_cf for the tokenizer."""
 
 import json
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -18,24 +18,49 @@ from musicrec_kit import runs, seeds, training
 from musicrec_kit.data.splits import Examples, Sequences, held_out
 from musicrec_kit.evaluation import metrics
 from musicrec_kit.evaluation.protocol import RankedList, rank_by_scores
-from musicrec_kit.params import CFParams, Refused
-from musicrec_kit.sequential.encoder import SASRec
+from musicrec_kit.params import CFParams, Refused, SequentialParams
+from musicrec_kit.sequential import objectives, pretraining
+from musicrec_kit.sequential.interests import InterestReader
+from musicrec_kit.sequential.model import Model
+from musicrec_kit.sequential.sources import Sources
 from musicrec_kit.sequential.vectors import ItemVectors
-from musicrec_kit.sequential.windows import NO_TARGET, Windows, bucketed, cut_windows, hold_back, padded, training_rows
+from musicrec_kit.sequential.windows import (
+    NO_TARGET,
+    Windows,
+    bucketed,
+    cut_windows,
+    hold_back,
+    last_only,
+    masked_rows,
+    padded,
+    prefixes,
+    training_rows,
+)
 
 log = logging.getLogger(__name__)
 
-FILE = "sasrec.safetensors"
+FILE, SOURCES = "recommender.safetensors", "sources.safetensors"
+PRETRAINED = "pretrained.safetensors"
 EVERY_ITEM = 10**9  # a history that is never cut
 CHUNK = 1024  # users scored at once while choosing an epoch
 HELD_BACK, MOST_HELD_BACK = 0.1, 2000  # share and number of users whose last training item chooses z_cf's epoch
 
 
+class Batch(NamedTuple):
+    """Histories [batch, history], their targets (-1: none), and negatives (a row's, or each position's) where asked."""
+
+    inputs: Tensor
+    targets: Tensor
+    negatives: Tensor | None
+
+
 @dataclass(frozen=True)
 class Recommender:
-    """A trained SASRec and what happened in its training."""
+    """A trained sequential model and what happened in its training."""
 
-    model: SASRec
+    model: Model
+    params: SequentialParams
+    sources: Sources
     result: training.TrainResult | None = None
 
     def scorer(self, sequences: Sequences) -> Callable[[Examples], np.ndarray]:
@@ -48,33 +73,42 @@ class Recommender:
         return rank_by_scores(self.scorer(sequences), examples, held_out(sequences, split, EVERY_ITEM), sequences, k)
 
     def save(self, folder: Path) -> Path:
-        """Write `sasrec.safetensors` with the shapes of the model, and return its path."""
-        blocks = self.model.blocks
-        shape = {
-            "n_items": self.model.n_items,
-            "history": self.model.history,
-            "dim": self.model.items.embedding_dim,
-            "layers": len(blocks),
-            "heads": blocks[0].heads if len(blocks) else 1,
-            "dropout": self.model.drop.p,
-        }
-        runs.write_tensors(folder / FILE, self.model.state_dict(), {"shape": json.dumps(shape)})
+        """Write the weights with the settings, and what the model reads of items; return the weights' path."""
+        about = {"params": self.params.model_dump_json(), "history": str(self.model.history)}
+        about["n_items"] = str(self.model.n_items)
+        runs.write_tensors(folder / SOURCES, self.sources.arrays())
+        runs.write_tensors(folder / FILE, self.model.state_dict(), about)
         return folder / FILE
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Recommender":
         """Read what `save` wrote."""
-        model = SASRec(**json.loads(runs.read_tensor_metadata(folder / FILE)["shape"]))
+        about = runs.read_tensor_metadata(folder / FILE)
+        params = SequentialParams(**json.loads(about["params"]))
+        sources = Sources.from_arrays(int(about["n_items"]), runs.read_tensors(folder / SOURCES))
+        model = Model(params, int(about["history"]), sources)
         model.load_state_dict({name: torch.from_numpy(a) for name, a in runs.read_tensors(folder / FILE).items()})
-        return cls(model.to(device).eval())
+        return cls(model.to(device).eval(), params, sources)
 
 
 def fit_recommender(
-    sequences: Sequences, params: CFParams, history: int, folder: Path | None = None, seed: int = 0, device: str = "cpu"
+    sequences: Sequences,
+    params: SequentialParams,
+    history: int,
+    folder: Path | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    sources: Sources | None = None,
 ) -> Recommender:
-    """Train SASRec on the training part; the epoch with the best NDCG@10 on validation, plain, is kept."""
+    """Train a model on the training part; the epoch with the best NDCG@10 on validation, plain, is kept.
+
+    Args:
+        history: the most items that are read.
+        sources: what the model reads of items; left out: nothing but their numbers.
+    """
     windows = cut_windows(sequences.items, sequences.offsets[:-1], sequences.train_end, history)
-    return train(windows, sequences, held_out(sequences, "valid", history), params, history, folder, seed, device)
+    valid = held_out(sequences, "valid", history)
+    return train(windows, sequences, valid, params, history, folder, seed, device, sources)
 
 
 def fit_item_vectors(
@@ -86,8 +120,9 @@ def fit_item_vectors(
     Changing every validation and test item changes no bit of the vectors.
     """
     windows, examples = hold_back(sequences, history, HELD_BACK, MOST_HELD_BACK, seed)
-    model = train(windows, sequences, examples, params, history, folder, seed, device).model
-    vectors = model.item_vectors.detach().float().cpu().numpy()
+    asked = SequentialParams(**params.model_dump(exclude={"loss"}), objective=params.loss)
+    model = train(windows, sequences, examples, asked, history, folder, seed, device, name="sasrec").model
+    vectors = model.catalogue().read[: model.n_items].detach().float().cpu().numpy()
     present = np.zeros(sequences.n_items, bool)
     present[_used(windows)] = True
     return ItemVectors(np.where(present[:, None], vectors, np.float32(0)), present)
@@ -105,25 +140,28 @@ def train(
     windows: Windows,
     sequences: Sequences,
     valid: Examples,
-    params: CFParams,
+    params: SequentialParams,
     history: int,
     folder: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
+    sources: Sources | None = None,
+    name: str = "recommender",
 ) -> Recommender:
-    """Train SASRec on windows with cross-entropy over all items; the best epoch by NDCG@10 of `valid` is kept.
-
-    With no example in `valid` the last epoch is kept.
-    """
+    """Train a model on windows; the best epoch by NDCG@10 of `valid` is kept, without any the last."""
     if not len(windows):
-        raise Refused("cf: no user has two items in the training part, so there is nothing to learn; see data.k_core")
-    with seeds.torch_seed(seed, "sasrec"):
-        model = SASRec(sequences.n_items, history, params.dim, params.layers, params.heads, params.dropout).to(device)
+        raise Refused(
+            f"{name}: no user has two items in the training part, so there is nothing to learn; see data.k_core"
+        )
+    sources = Sources(sequences.n_items) if sources is None else sources
+    with seeds.torch_seed(seed, name):
+        # one place more for the mask that stands for the next item
+        model = Model(params, history + (params.rows == "cloze"), sources).to(device)
+    if params.pretrained:
+        _pretrain(model, windows, params, sources, folder, seed, device)
+    rows = prefixes(windows, history) if params.rows == "prefixes" else windows
 
-    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for index in bucketed(windows, params.batch, seed, epoch):
-            inputs, targets = training_rows(windows, index, model.padding)
-            yield torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+    epochs = params.epochs_of(len(rows))
 
     def validate() -> tuple[float, dict[str, float]]:
         ndcg = float(metrics.ndcg(target_ranks(model, sequences, valid), 10).mean())
@@ -131,49 +169,151 @@ def train(
 
     result = training.fit(
         model,
-        batches,
-        lambda batch: (next_item_loss(model, *batch), {}),
+        lambda epoch: _batches(model, rows, params, seed, epoch, device),
+        lambda batch: (loss_of(model, batch, params), {}),
         lr=params.lr,
-        weight_decay=0.0,
-        epochs=params.epochs,
-        steps=params.epochs * math.ceil(len(windows) / params.batch),
+        weight_decay=params.weight_decay,
+        epochs=epochs,
+        steps=epochs * math.ceil(len(rows) / params.batch),
         schedule="constant",
-        patience=params.patience if len(valid) else None,
+        patience=params.longer * params.patience if len(valid) else None,
         validate=validate if len(valid) else None,
         folder=folder,
         seed=seed,
-        name="sasrec",
+        name=name,
     )
-    log.info("sasrec: %d epochs, best %d (NDCG@10 %.4f)", result.epochs, result.best_epoch, -result.best_value)
-    return Recommender(model, result)
+    log.info("%s: %d epochs, best %d (NDCG@10 %.4f)", name, result.epochs, result.best_epoch, -result.best_value)
+    return Recommender(model, params, sources, result)
 
 
-def next_item_loss(
-    model: SASRec, inputs: Int[Tensor, "batch history"], targets: Int[Tensor, "batch history"]
-) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy over all items of every position that has a target; no logits at padding."""
-    has_target = targets != NO_TARGET
-    return cross_entropy(model.scores(model(inputs)[has_target]), targets[has_target])
+def _batches(
+    model: Model, windows: Windows, params: SequentialParams, seed: int, epoch: int, device: str
+) -> Iterator[Batch]:
+    """Yield an epoch's batches; interests are found anew before the first."""
+    if isinstance(model.encoder, InterestReader):
+        draws = seeds.torch_generator(seed, "interests", epoch)
+        model.encoder.interests.find(model.catalogue(), params.interest_rounds, draws)
+    for number, index in enumerate(bucketed(windows, params.batch, seed, epoch)):
+        rng = seeds.generator(seed, "examples", epoch, number)
+        if params.rows == "cloze":
+            hide = params.mask, params.mask_last, rng
+            inputs, targets = masked_rows(windows, index, model.padding, model.mask_token, *hide)
+        else:
+            inputs, targets = training_rows(windows, index, model.padding)
+        if params.rows == "prefixes":
+            targets = last_only(targets)
+        negatives = None
+        if params.objective == "bce":
+            known = padded(windows.items, windows.start[index], windows.end[index], model.padding)
+            negatives = objectives.uniform_outside(rng, targets, known, model.n_items)
+        elif params.objective != "ce":
+            negatives = objectives.uniform(rng, len(index), params.negatives, model.n_items)
+        found = (None if each is None else torch.from_numpy(each).to(device) for each in (inputs, targets, negatives))
+        yield Batch(*found)  # type: ignore[arg-type]  # only negatives may be None
 
 
-def _scores(model: SASRec, sequences: Sequences, examples: Examples) -> Float[Tensor, "batch items"]:
+def loss_of(model: Model, batch: Batch, params: SequentialParams) -> Float[Tensor, ""]:
+    """Return the mean loss of every position that has a target; no scores are made at padding."""
+    catalogue = model.catalogue()
+    states, extra = model(batch.inputs, catalogue)
+    asked = batch.targets != NO_TARGET
+    targets, similarity = batch.targets[asked], model.similarity
+    if params.objective == "ce":
+        loss = cross_entropy(similarity.all(states[asked], catalogue), targets)
+        return loss + params.orthogonality * extra
+    assert batch.negatives is not None
+    positive = similarity.of_each(states[asked], catalogue, targets)
+    if params.objective == "bce":
+        negative = similarity.of_each(states[asked], catalogue, batch.negatives[asked])[:, None]
+        return objectives.binary(positive, negative) + params.orthogonality * extra
+    drawn = similarity.of_row(states, catalogue, batch.negatives)
+    same = batch.negatives[:, None, :] == batch.targets[:, :, None]
+    negative = drawn.masked_fill(same, -math.inf)[asked]
+    if params.objective == "sampled_softmax":
+        return objectives.sampled_softmax(positive, negative) + params.orthogonality * extra
+    power = objectives.gbce_power(model.n_items, params.negatives, params.calibration)
+    return objectives.binary(positive, negative, power) + params.orthogonality * extra
+
+
+def _pretrain(
+    model: Model,
+    windows: Windows,
+    params: SequentialParams,
+    sources: Sources,
+    folder: Path | None,
+    seed: int,
+    device: str,
+) -> None:
+    """Train a model's first stage (S3-Rec); with a folder, continue one that was killed."""
+    place = None if folder is None else folder / "pretraining"
+    if place is not None and (place / PRETRAINED).is_file():
+        weights = runs.read_tensors(place / PRETRAINED)
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        return
+    asked = params.pretraining
+    with seeds.torch_seed(seed, "pretrainer"):
+        trainer = pretraining.Pretrainer(model, sources).to(device)
+    weight = {name: getattr(asked, name) for name in ("item_attribute", "masked_item", "masked_attribute", "segment")}
+
+    def batches(epoch: int) -> Iterator[pretraining.Batch]:
+        for number, index in enumerate(bucketed(windows, asked.batch, seed, epoch)):
+            rng = seeds.generator(seed, "pretraining", epoch, number)
+            made = pretraining.make_batch(windows, index, model, asked, rng)
+            yield pretraining.Batch(*(each.to(device) for each in made))
+
+    def loss(batch: pretraining.Batch) -> tuple[Tensor, dict[str, float]]:
+        found = trainer.losses(batch)
+        return torch.stack([weight[name] * value for name, value in found.items()]).sum(), {}
+
+    # no target follows: a window's last item is read as well, and its first is one too many
+    windows = replace(windows, start=np.maximum(windows.start, windows.end - model.history))
+    pretraining.both_ways(model, True)
+    training.fit(
+        trainer,
+        batches,
+        loss,
+        lr=asked.lr,
+        weight_decay=params.weight_decay,
+        epochs=asked.epochs,
+        steps=asked.epochs * math.ceil(len(windows) / asked.batch),
+        schedule="constant",
+        folder=place,
+        seed=seed,
+        name="pretraining",
+    )
+    pretraining.both_ways(model, False)
+    if place is not None:
+        runs.write_tensors(place / PRETRAINED, model.state_dict())  # last: it marks the stage as done
+
+
+def _scores(
+    model: Model, sequences: Sequences, examples: Examples, catalogue: Any = None
+) -> Float[Tensor, "batch items"]:
     """Return the scores of every item after each history; a user without history gets the state after padding."""
-    device = model.items.weight.device
-    start = np.maximum(examples.start, examples.end - model.history)
+    device = next(model.parameters()).device
+    asks = model.both_ways  # by a mask in the place of the next item
+    start = np.maximum(examples.start, examples.end - (model.history - asks))
     tokens = padded(sequences.items, start, examples.end, model.padding)
-    last = torch.from_numpy(np.maximum(examples.end - start, 1) - 1).to(device)
+    last = examples.end - start - (not asks)
+    if asks:
+        tokens = np.concatenate([tokens, np.full((len(tokens), 1), model.padding)], axis=1)
+        tokens[np.arange(len(tokens)), last] = model.mask_token
     with torch.inference_mode():
-        states = model(torch.from_numpy(tokens).to(device))
-        return model.scores(states[torch.arange(len(last), device=device), last])
+        catalogue = model.catalogue() if catalogue is None else catalogue
+        states, _ = model(torch.from_numpy(tokens).to(device), catalogue)
+        chosen = torch.from_numpy(np.maximum(last, 0)).to(device)
+        return model.similarity.all(states[torch.arange(len(chosen), device=device), chosen], catalogue)
 
 
-def target_ranks(model: SASRec, sequences: Sequences, examples: Examples) -> np.ndarray:
+def target_ranks(model: Model, sequences: Sequences, examples: Examples) -> np.ndarray:
     """Return int64 [examples]: the rank of the target among all items, ties before it (as evaluation does)."""
     ranks: list[Any] = []
     by_length = np.argsort(examples.end - examples.start, kind="stable")
+    with torch.inference_mode():
+        catalogue = model.catalogue()
     for first in range(0, len(by_length), CHUNK):
         part = examples.take(by_length[first : first + CHUNK])
-        scores = _scores(model, sequences, part)
+        scores = _scores(model, sequences, part, catalogue)
         target = torch.from_numpy(part.target.astype(np.int64)).to(scores.device)
         ranks.append((scores >= scores.gather(1, target[:, None])).sum(dim=1).cpu().numpy())
     result = np.zeros(len(examples), np.int64)

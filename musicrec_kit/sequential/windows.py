@@ -84,3 +84,50 @@ def hold_back(sequences: Sequences, history: int, share: float, most: int, seed:
     start = np.maximum(sequences.offsets[users], end - history)
     examples = Examples(users, start, end, sequences.items[end])
     return cut_windows(sequences.items, sequences.offsets[:-1], ends, history), examples
+
+
+def prefixes(windows: Windows, history: int) -> Windows:
+    """Return a window per target of the given ones, which ends with it.
+
+    >>> one = Windows(np.arange(4), np.array([0]), np.array([4]))
+    >>> [one.items[s:e].tolist() for s, e in zip((made := prefixes(one, 2)).start, made.end)]
+    [[0, 1], [0, 1, 2], [1, 2, 3]]
+    """
+    targets = windows.end - windows.start - 1
+    window = np.repeat(np.arange(len(windows)), targets)
+    nth = np.arange(len(window)) - np.repeat(np.cumsum(targets) - targets, targets)
+    end = windows.start[window] + nth + 2
+    return Windows(windows.items, np.maximum(windows.start[window], end - history - 1), end)
+
+
+def last_only(targets: np.ndarray) -> np.ndarray:
+    """Return targets [batch, longest] with all but the last of each row left out."""
+    kept = targets != NO_TARGET
+    is_last = kept & ~np.concatenate([kept[:, 1:], np.zeros((len(kept), 1), bool)], axis=1)
+    return np.where(is_last, targets, NO_TARGET)
+
+
+def masked_rows(
+    windows: Windows,
+    index: np.ndarray,
+    padding: int,
+    mask: int,
+    share: float,
+    last_share: float,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (inputs, targets) int64 [batch, longest] of BERT4Rec's Cloze task: masked items are the targets.
+
+    Every item of a row is masked with probability `share`, and at least one; with probability `last_share` only the
+    row's last item is, which is what ranking asks for.
+    """
+    start, end = windows.start[index], windows.end[index]
+    items = padded(windows.items, start, end, padding)
+    lengths = end - start
+    place = np.arange(items.shape[1])
+    inside = place < lengths[:, None]
+    draws = np.where(inside, rng.random(items.shape), 2.0)
+    hidden = (draws < share) | (draws == draws.min(axis=1, keepdims=True))
+    only_last = rng.random(len(index)) < last_share
+    hidden = np.where(only_last[:, None], place == lengths[:, None] - 1, hidden & inside)
+    return np.where(hidden, mask, items), np.where(hidden, items, NO_TARGET)

@@ -10,18 +10,29 @@ import torch
 from musicrec_kit import seeds
 from musicrec_kit.data.splits import Sequences, held_out
 from musicrec_kit.evaluation import metrics
-from musicrec_kit.params import CFParams, Refused
-from musicrec_kit.sequential import ItemVectors, Recommender, fit_item_vectors, fit_recommender
-from musicrec_kit.sequential.encoder import SASRec
-from musicrec_kit.sequential.recommender import next_item_loss, target_ranks
+from musicrec_kit.params import CFParams, Refused, SequentialParams
+from musicrec_kit.sequential import ItemVectors, Recommender, Sources, fit_item_vectors, fit_recommender
+from musicrec_kit.sequential.encoder import Block
+from musicrec_kit.sequential.model import Model
+from musicrec_kit.sequential.recommender import Batch, loss_of, target_ranks
 
-SMALL = CFParams(dim=16, layers=1, heads=2, dropout=0.1, epochs=3, batch=32, lr=0.01)
+SHAPE = {"dim": 16, "layers": 1, "heads": 2, "dropout": 0.1, "epochs": 3, "batch": 32, "lr": 0.01}
+SMALL, ROW = CFParams(**SHAPE), SequentialParams(**SHAPE)
+PLAIN = SequentialParams(dim=8)
+
+
+def states(model: Model, tokens: list[list[int]]) -> torch.Tensor:
+    return model(torch.tensor(tokens), model.catalogue())[0]
+
+
+def next_item_loss(model: Model, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return loss_of(model, Batch(inputs, targets, None), PLAIN)
 
 
 @pytest.fixture
-def model() -> SASRec:
+def model() -> Model:
     with seeds.torch_seed(0):
-        model = SASRec(n_items=9, history=6, dim=8, layers=2, heads=2, dropout=0.5).eval()
+        model = Model(PLAIN, 6, Sources(9)).eval()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
     return model
@@ -45,26 +56,24 @@ def with_other_targets(sequences: Sequences) -> Sequences:
     return Sequences(sequences.offsets, items.astype(np.int32), sequences.held_out, sequences.n_items)
 
 
-def test_later_items_do_not_change_earlier_states(model: SASRec) -> None:
-    tokens = torch.tensor([[1, 2, 3, 4, 5]])
-    changed = torch.tensor([[1, 2, 3, 8, 0]])
+def test_later_items_do_not_change_earlier_states(model: Model) -> None:
     with torch.no_grad():
-        before, after = model(tokens), model(changed)
+        before, after = states(model, [[1, 2, 3, 4, 5]]), states(model, [[1, 2, 3, 8, 0]])
     assert torch.equal(before[:, :3], after[:, :3])
     assert not torch.allclose(before[:, 3:], after[:, 3:])
 
 
-def test_padding_changes_nothing(model: SASRec) -> None:
+def test_padding_changes_nothing(model: Model) -> None:
     with torch.no_grad():
-        alone = model(torch.tensor([[1, 2, 3]]))
-        filled = model(torch.tensor([[1, 2, 3, 9, 9, 9], [4, 5, 6, 7, 8, 0]]))
+        alone = states(model, [[1, 2, 3]])
+        filled = states(model, [[1, 2, 3, 9, 9, 9], [4, 5, 6, 7, 8, 0]])
     assert torch.allclose(alone[0], filled[0, :3], atol=1e-6)
 
 
-def test_scores_do_not_depend_on_the_batch(model: SASRec) -> None:
+def test_scores_do_not_depend_on_the_batch(model: Model) -> None:
     sequences = chain(30, n_items=9)
     examples = held_out(sequences, "test", 10**9)
-    score = Recommender(model).scorer(sequences)
+    score = Recommender(model, PLAIN, Sources(9)).scorer(sequences)
     together = score(examples)
     alone = np.concatenate([score(examples.take(slice(i, i + 1))) for i in range(len(examples))])
     assert together.shape == (30, 9) and np.allclose(together, alone, atol=1e-5)
@@ -75,41 +84,45 @@ def test_scores_do_not_depend_on_the_batch(model: SASRec) -> None:
 def test_block_is_the_formula() -> None:
     """One head written out: softmax(q k / sqrt(d)) over the past, add, norm, GELU layer, add, norm."""
     with seeds.torch_seed(2):
-        model = SASRec(n_items=5, history=3, dim=4, layers=1, heads=1, dropout=0.0)
+        model = Model(SequentialParams(dim=4, layers=1, heads=1, dropout=0.0), 3, Sources(5))
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
-    block = model.blocks[0]
+    encoder = model.encoder
+    block = encoder.blocks[0]
+    assert isinstance(block, Block)
+    attention = block.attention
     with torch.no_grad():
-        x = model.norm(model.items.weight[[3, 1, 4]] + model.positions.weight)
-        q, k, v = (x @ block.query_key_value.weight.T + block.query_key_value.bias).split(4, dim=1)
+        x = encoder.norm(model.items.own.weight[[3, 1, 4]] + encoder.positions.weight)
+        q, k, v = (x @ attention.query_key_value.weight.T + attention.query_key_value.bias).split(4, dim=1)
         weights = (q @ k.T / math.sqrt(4)).masked_fill(torch.ones(3, 3).triu(1).bool(), -math.inf).softmax(dim=1)
-        x = block.attention_norm(x + block.output(weights @ v))
+        x = block.attention_norm(x + attention.output(weights @ v))
         up, _, down = block.feed_forward
         x = block.feed_forward_norm(x + down(torch.nn.functional.gelu(up(x))))
-        assert torch.allclose(model(torch.tensor([[3, 1, 4]]))[0], x, atol=1e-5)
+        assert torch.allclose(states(model, [[3, 1, 4]])[0], x, atol=1e-5)
 
 
-def test_loss_is_the_mean_over_real_positions(model: SASRec) -> None:
+def test_loss_is_the_mean_over_real_positions(model: Model) -> None:
     """Three targets in two rows: minus the log of the softmax at each, over the nine items, not the padding token."""
     inputs = torch.tensor([[1, 2], [3, 9]])
     targets = torch.tensor([[2, 5], [0, -1]])
     with torch.no_grad():
         total = 0.0
         for row, place, target in ((0, 0, 2), (0, 1, 5), (1, 0, 0)):
-            logits = (model(inputs)[row, place] @ model.items.weight[:9].T).double()
+            logits = (states(model, inputs.tolist())[row, place] @ model.items.own.weight[:9].T).double()
             total -= float(logits[target] - logits.exp().sum().log())
         assert math.isclose(float(next_item_loss(model, inputs, targets)), total / 3, rel_tol=1e-5)
 
 
-def test_padding_row_gets_no_gradient(model: SASRec) -> None:
+def test_padding_row_gets_no_gradient(model: Model) -> None:
     next_item_loss(model, torch.tensor([[1, 2], [3, 9]]), torch.tensor([[2, 5], [0, -1]])).backward()
-    assert model.items.weight.grad is not None and not model.items.weight.grad[9].any()
+    grad = model.items.own.weight.grad
+    assert grad is not None and not grad[9].any()
 
 
 def test_a_planted_chain_is_learnt() -> None:
     """A tenth of the steps is drawn at random, so .9 + .1 / 12 is the best there is."""
     sequences = chain(400, noise=0.1)
-    params = CFParams(dim=16, layers=1, heads=2, dropout=0.0, epochs=8, batch=32, lr=0.01)
+    params = SequentialParams(dim=16, layers=1, heads=2, dropout=0.0, epochs=8, batch=32, lr=0.01)
     plain, no_history = fit_recommender(sequences, params, history=10).rank(sequences, "test", k=5)
     assert metrics.hit(plain.target_rank, 1).mean() > 0.85
     assert len(no_history.target_rank) == 400
@@ -127,7 +140,7 @@ def test_vectors_know_nothing_of_held_out_items() -> None:
 def test_a_recommender_trains_without_held_out_items() -> None:
     """Validation may choose the epoch; in a single epoch there is nothing to choose."""
     sequences = chain(120, noise=0.3)
-    params = SMALL.model_copy(update={"epochs": 1})
+    params = ROW.model_copy(update={"epochs": 1})
     models = [fit_recommender(s, params, history=10).model for s in (sequences, with_other_targets(sequences))]
     assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in models), strict=True))
 
@@ -147,7 +160,7 @@ def test_nothing_to_learn_is_refused() -> None:
 
 def test_a_recommender_and_vectors_come_back(tmp_path: Path) -> None:
     sequences = chain(60)
-    recommender = fit_recommender(sequences, SMALL, history=10)
+    recommender = fit_recommender(sequences, ROW, history=10)
     recommender.save(tmp_path)
     examples = held_out(sequences, "test", 10)
     again = Recommender.load(tmp_path)
@@ -163,7 +176,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path, monkeypatc
     from musicrec_kit.sequential import recommender as module
 
     sequences = chain(60, noise=0.3)
-    whole = fit_recommender(sequences, SMALL, history=10).model.state_dict()
+    whole = fit_recommender(sequences, ROW, history=10).model.state_dict()
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
     calls = 0
 
@@ -176,6 +189,6 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(module, "target_ranks", killed)
     with pytest.raises(KeyboardInterrupt):
-        fit_recommender(sequences, SMALL, history=10, folder=tmp_path)
-    continued = fit_recommender(sequences, SMALL, history=10, folder=tmp_path).model.state_dict()
+        fit_recommender(sequences, ROW, history=10, folder=tmp_path)
+    continued = fit_recommender(sequences, ROW, history=10, folder=tmp_path).model.state_dict()
     assert calls == 4 and all(torch.equal(whole[name], continued[name]) for name in whole)
