@@ -149,12 +149,15 @@ def test_claims_and_controls_of_figures_name_rows_of_their_sweeps() -> None:
             assert {claim["better"], *claim["than"]} <= rows
 
 
+BESIDE = {"item_knn", "sasrec_tuned", "esasrec"}  # beside the papers' rows: what a reviewer asks for
+
+
 def test_rows_of_the_sweeps_are_rows_of_the_tables() -> None:
     from musicrec_kit import sweep
 
     for name in ("musicrec_table2", "musicrec_table3", "mgr_table5"):
         rows = {cell.levels["row"] for cell in sweep.cells(sweep.read(name))}
-        assert rows <= set(published.read(name)["rows"])
+        assert rows - BESIDE <= set(published.read(name)["rows"])
 
 
 def test_layout_and_marks() -> None:
