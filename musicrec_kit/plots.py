@@ -103,11 +103,14 @@ def learning_curve(log: pd.DataFrame, columns: Sequence[str] = ("loss", "valid")
 
 def draw_line(axis: "Axes", x: Any, y: Any, label: str, at: int) -> None:
     """Draw the line of a figure's `at`-th row, told from the others by colour, dash and marker."""
-    marker = MARKERS[at % len(MARKERS)] if len(x) <= MOST_MARKERS else ""
-    axis.plot(x, y, label=label, color=COLOURS[at % 8], linestyle=DASHES[at % 8], marker=marker)
+    shift = at + at // 8  # a ninth row has the first's colour, and neither its dash nor its marker
+    marker = MARKERS[shift % len(MARKERS)] if len(x) <= MOST_MARKERS else ""
+    axis.plot(x, y, label=label, color=COLOURS[at % 8], linestyle=DASHES[shift % 8], marker=marker)
 
 
-def lines(table: pd.DataFrame, x: str, y: str, by: str, panel: str, xlabel: str = "") -> "Figure":
+def lines(
+    table: pd.DataFrame, x: str, y: str, by: str, panel: str, xlabel: str = "", ylabel: str = ""
+) -> "Figure":
     """Draw one column of a long table over another, a line per value of `by`, a panel per value of `panel`.
 
     An `x` of words is drawn in their order of first appearance, or in that of its categories. A name that begins with
@@ -129,6 +132,7 @@ def lines(table: pd.DataFrame, x: str, y: str, by: str, panel: str, xlabel: str 
             axis.set(title=name, xlabel=xlabel or x)
             if words is not None:
                 axis.set_xticks(range(len(words)), words, rotation=30, ha="right")
+        axes[0].set_ylabel(ylabel)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
         return figure

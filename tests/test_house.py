@@ -19,7 +19,8 @@ PACKAGE = ROOT / "musicrec_kit"
 ORDER = (
     "torchvision_hook settings_help stage_params sequential_params params methods seeds locks runs training data "
     "features tokenizers evaluation ids generation sequential analysis plots plots_mechanism tables orderings "
-    "paper_tables paper_plots plan pipeline recommender forecast notebooks sweep grid_tasks grid paper_cells cli"
+    "row_tables paper_tables paper_plots plan pipeline recommender forecast notebooks sweep grid_tasks grid "
+    "paper_cells cli"
 ).split()
 
 
