@@ -108,9 +108,7 @@ def draw_line(axis: "Axes", x: Any, y: Any, label: str, at: int) -> None:
     axis.plot(x, y, label=label, color=COLOURS[at % 8], linestyle=DASHES[shift % 8], marker=marker)
 
 
-def lines(
-    table: pd.DataFrame, x: str, y: str, by: str, panel: str, xlabel: str = "", ylabel: str = ""
-) -> "Figure":
+def lines(table: pd.DataFrame, x: str, y: str, by: str, panel: str, xlabel: str = "", ylabel: str = "") -> "Figure":
     """Draw one column of a long table over another, a line per value of `by`, a panel per value of `panel`.
 
     An `x` of words is drawn in their order of first appearance, or in that of its categories. A name that begins with

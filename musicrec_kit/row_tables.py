@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from musicrec_kit import methods, runs, tables
-from musicrec_kit.evaluation.compare import standard_error
-from musicrec_kit.orderings import Ranks, of_record
+from musicrec_kit.evaluation.compare import holm, standard_error
+from musicrec_kit.orderings import MEASURED, Ranks, compared, measured, of_record
 
 PREPARED = ("data", "features")  # what rows share, and nobody's training
 RANKED = ("rank", "evaluate")
+COMPARED = [name for name in MEASURED if name != "seeds"]
 
 
 def by_stratum(ranks: Mapping[tuple[str, str], Ranks], strata: pd.DataFrame, metric: str = "hr@10") -> pd.DataFrame:
@@ -44,6 +45,33 @@ def strata_layout(table: pd.DataFrame) -> pd.DataFrame:
     heads = {stratum: f"{stratum} ({users})" for stratum, users in zip(table["stratum"], table["users"], strict=True)}
     wide = table.pivot(index="row", columns="stratum", values="mean")
     return wide.loc[list(dict.fromkeys(table["row"])), list(heads)].rename(columns=heads).rename_axis(None, axis=1)
+
+
+def against_best(ranks: Mapping[tuple[str, str], Ranks], metric: str = "hr@10") -> pd.DataFrame:
+    """Return each row's mean and deviation over seeds, held against the best other row of its data set.
+
+    Columns: dataset, row, seeds, mean, deviation (over seeds; nan with one), best other (by its mean), and those of
+    `orderings.measured`; p holm: p corrected for the number of rows of the data set.
+    """
+    tables_of: list[pd.DataFrame] = []
+    for dataset in dict.fromkeys(dataset for dataset, _ in ranks):
+        means = {row: r.values(metric, r.seeds).mean(axis=1) for (of, row), r in ranks.items() if of == dataset}
+        lines = []
+        for row, values in means.items():
+            others = [
+                other
+                for other in means
+                if other != row and set(ranks[dataset, other].seeds) & set(ranks[dataset, row].seeds)
+            ]
+            deviation = values.std(ddof=1) if len(values) > 1 else np.nan
+            line = {"dataset": dataset, "row": row, "mean": values.mean(), "deviation": deviation}
+            if others:
+                best = max(others, key=lambda other: means[other].mean())
+                line |= {"best other": best, **measured(compared(ranks, dataset, row, best, metric))}
+            lines.append({**line, "seeds": len(values)})
+        table = pd.DataFrame(lines, columns=["dataset", "row", "seeds", "mean", "deviation", "best other", *COMPARED])
+        tables_of.append(table.assign(**{"p holm": holm(table["p"].to_numpy(np.float64))}))
+    return pd.concat(tables_of, ignore_index=True)
 
 
 def costs(results: pd.DataFrame, runs_dir: Path | str) -> pd.DataFrame:

@@ -62,6 +62,29 @@ def test_strata_of_runs_are_means_over_their_users(made: tuple) -> None:
     assert found.loc[("sasrec", "tail target"), "users"] == len(expected)
 
 
+def test_every_row_is_held_against_the_best_other() -> None:
+    rng = np.random.default_rng(0)
+
+    def row(share: float) -> Ranks:
+        ranks = (rng.random((3, 300)) < share).astype(int)
+        return Ranks((0, 1, 2), ranks, ranks)
+
+    ranks = {("d", name): row(share) for name, share in (("low", 0.1), ("high", 0.5), ("middle", 0.3))}
+    found = row_tables.against_best(ranks).set_index("row")
+    assert found["best other"].to_dict() == {"low": "high", "high": "middle", "middle": "high"}
+    plain = {name: ranks["d", name].plain.mean(axis=1) for name in found.index}
+    for name, best in found["best other"].items():
+        assert found["mean"][name] == pytest.approx(plain[name].mean())
+        assert found["deviation"][name] == pytest.approx(plain[name].std(ddof=1))
+        assert found["difference"][name] == pytest.approx(plain[name].mean() - plain[best].mean())
+    p = found["p"]
+    ordered = p.sort_values()
+    assert found["p holm"][ordered.index[0]] == pytest.approx(min(1, 3 * ordered.iloc[0]))
+    assert (found["p holm"] >= p).all() and found["p holm"].max() <= 1
+    alone = row_tables.against_best({("d", "only"): ranks["d", "low"]})
+    assert alone["mean"][0] == pytest.approx(plain["low"].mean()) and pd.isna(alone["difference"][0])
+
+
 def test_costs_are_what_the_stages_recorded(made: tuple) -> None:
     _, results, folder = made
     table = row_tables.costs(results, folder).set_index("row")

@@ -3,7 +3,7 @@
 `compare`, `counters` and `metrics` are modules of this room.
 """
 
-from musicrec_kit.evaluation.counters import ItemKNN, Markov, popularity_scores
+from musicrec_kit.evaluation.counters import ItemKNN, Markov, NextNumber, popularity_scores
 from musicrec_kit.evaluation.protocol import (
     RankedList,
     Rankings,
@@ -17,6 +17,7 @@ from musicrec_kit.evaluation.protocol import (
 __all__ = [
     "ItemKNN",
     "Markov",
+    "NextNumber",
     "RankedList",
     "Rankings",
     "Score",

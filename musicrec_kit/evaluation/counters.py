@@ -84,3 +84,22 @@ class ItemKNN:
         shape = (len(examples), self.sequences.n_items)
         took = sparse.coo_matrix((np.ones(len(row)), (row, item)), shape=shape).tocsr()
         return (took @ self.near).toarray()
+
+
+class NextNumber:
+    """A probe, no method: the items numbered just above the newest of the history, the nearest first.
+
+    Files that number items by their first appearance in whole sequences, targets and all, tell by these numbers what
+    comes next. What this reaches above chance, any method whose tokens show digits of the numbers can reach by them.
+    """
+
+    def __init__(self, sequences: Sequences):
+        """Read nothing but the histories of `sequences`."""
+        self.sequences = sequences
+
+    def __call__(self, examples: Examples) -> np.ndarray:
+        """Return scores float64 [examples, items]; -inf below the newest item, and without one."""
+        newest = self.sequences.items[np.maximum(examples.end - 1, 0)].astype(np.int64)
+        above = np.arange(self.sequences.n_items) - newest[:, None]
+        known = (examples.end > examples.start)[:, None]
+        return np.where((above > 0) & known, -above.astype(np.float64), -np.inf)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musicrec_kit.data.splits import Sequences, held_out
-from musicrec_kit.evaluation.counters import ItemKNN, Markov, popularity_scores
+from musicrec_kit.evaluation.counters import ItemKNN, Markov, NextNumber, popularity_scores
 from musicrec_kit.evaluation.metrics import hit, ndcg
 from musicrec_kit.evaluation.protocol import rank_by_scores
 
@@ -90,3 +90,17 @@ def test_item_neighbours_by_brute_force(neighbours: int, shrink: float) -> None:
     for user in range(12):
         history = sequences.items[examples.start[user] : examples.end[user]]
         assert np.allclose(scores[user], sum(near[item] for item in history))
+
+
+def test_the_next_numbers_are_probed_nearest_first() -> None:
+    sequences = Sequences.from_lists([[0, 1, 2, 4], [1, 3, 2, 0], [4, 0, 4, 1]], n_items=6)
+    plain, _ = rank_by_scores(
+        NextNumber(sequences), held_out(sequences, "test", 20), held_out(sequences, "test", 20), sequences, k=3
+    )
+    assert plain.items.tolist() == [[3, 4, 5], [3, 4, 5], [5, -1, -1]] and plain.target_rank.tolist() == [2, 0, 0]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("instruments/Instruments", 0.0435), ("beauty/Beauty", 0.0308)])
+def test_published_numbers_tell_what_comes_next(real_data, name: str, expected: float) -> None:
+    sequences = load(real_data / f"{name}.inter.json.gz")
+    assert at_10(sequences, NextNumber(sequences))[0] == expected
