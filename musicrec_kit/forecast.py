@@ -339,7 +339,9 @@ def _recommender(job: Job, counts: Counts) -> tuple[int, float, float, float]:
     if s.pretrained:
         operations += 24.0 * s.pretraining.epochs * counts.prefixes * once  # four histories a row
     logits = s.batch * (1.0 if s.rows == "prefixes" else history) * asked * FP32 * 3
-    return parameters, operations, 16.0 * parameters + logits, FP32 * parameters
+    widths = sum(_encoder(job, modality)[0] for modality in job.settings.encoded)
+    features = counts.items * widths * FP32
+    return parameters, operations, 16.0 * parameters + logits + 3.0 * features, FP32 * parameters + features
 
 
 def _rank(job: Job, counts: Counts) -> tuple[int, float, float, float]:

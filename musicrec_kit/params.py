@@ -94,6 +94,15 @@ class Settings(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _codes_of_one_modality(self) -> "Settings":
+        if self.family == "sequential" and "codes" in self.sequential.vectors and len(self.modalities) != 1:
+            raise ValueError(
+                f"sequential.vectors=[codes] makes codes of one modality, and modalities={list(self.modalities)}; set "
+                "modalities=[text]"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _leaves_told_apart(self) -> "Settings":
         leaves = self.ids.source == "tokenizer" and self.tokenizer.grows_a_tree
         if leaves and self.ids.collisions in ("distance", "sinkhorn"):

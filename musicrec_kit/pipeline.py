@@ -244,7 +244,15 @@ class Job(Plan):
         in_training = np.zeros(sequences.n_items, bool)
         in_training[sequences.items[sequences.in_training]] = True
         read = {modality: self.features[modality] for modality in s.encoded}
-        sources = sequential.sources_of(s.sequential, self.dataset.items, read, in_training, self.seed)
+        made = None if folder is None else folder / sequential.SOURCES
+        if made is not None and made.is_file():  # a training that is continued reads the codes that it began with
+            sources = sequential.Sources.load(made, sequences.n_items)
+        else:
+            sources = sequential.sources_of(
+                s.sequential, self.dataset.items, s.modalities, read, in_training, self.seed
+            )
+            if made is not None:
+                sources.save(made)
         return sequential.fit_recommender(
             sequences, s.sequential, s.data.history, folder, self.seed, self.torch_device, sources
         )

@@ -28,6 +28,9 @@ class SequentialParams(Frozen):
         min_length=1,
         description="what an item's vector is the sum of: its own row, its codes' rows, features",
     )
+    scaling: Literal["none", "modality"] = Field(
+        "modality", description="features centred and divided by one number per modality, or as they are; not for codes"
+    )
     digits: int = Field(32, ge=1, description="codes of an item (product quantization of the text features)")
     code_values: int = Field(256, ge=2, description="values of a code, a power of two")
     encoder: Literal["causal", "bidirectional", "gated", "gru", "interests"] = Field(
@@ -86,6 +89,14 @@ class SequentialParams(Frozen):
         refuse(
             self.beside is not None and self.encoder not in ("causal", "gated"),
             f"beside={self.beside} is read by a transformer that looks back: set encoder=causal",
+        )
+        refuse(
+            "codes" in self.vectors and ("features" in self.vectors or self.beside not in (None, "attributes")),
+            f"vectors={list(self.vectors)}, beside={self.beside}: codes are made of the features; read one of the two",
+        )
+        refuse(
+            self.pretrained and self.beside is not None,
+            f"pretrained is for one stream, and beside={self.beside} is a second",
         )
         refuse(
             self.pretrained and self.encoder != "causal",

@@ -54,10 +54,11 @@ class Markov:
 
 
 class ItemKNN:
-    """Item neighbours: score(b | history) = sum of cosine(a, b) over the items a of the history (Sarwar et al. 2001).
+    """Item neighbours: score(b | history) = sum of cosine(a, b) over the items a of the history ("ours").
 
-    cosine(a, b) = |users of both| / (sqrt(|users of a| |users of b|) + shrink) in the training part; an item speaks
-    for its `neighbours` nearest alone, the one with the smaller number first where two are as near.
+    cosine(a, b) = |users of both| / (sqrt(|users of a| |users of b|) + shrink) in the training part. An item of the
+    history speaks for its `neighbours` nearest alone (RecBole keeps those of the target), the one with the smaller
+    number first where two are as near.
     """
 
     def __init__(self, sequences: Sequences, neighbours: int = 100, shrink: float = 0.0):

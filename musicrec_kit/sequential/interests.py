@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from musicrec_kit.params import SequentialParams
 from musicrec_kit.sequential.encoder import Attention, Block, attend, split, with_a_key
-from musicrec_kit.sequential.items import Catalogue
+from musicrec_kit.sequential.items import OWN, Catalogue
 from musicrec_kit.tokenizers.codebook import kmeans, nearest_codes
 
 
@@ -35,7 +35,7 @@ class Interests(nn.Module):
     @torch.no_grad()
     def find(self, catalogue: Catalogue, iterations: int, generator: torch.Generator) -> None:
         """Cluster the catalogue's parts by k-means."""
-        parts = list(catalogue.parts.items())
+        parts = [(name, part) for name, part in catalogue.parts.items() if name != OWN]
         there = [catalogue.present.get(name, torch.ones(len(part), dtype=torch.bool)) for name, part in parts]
         vectors = torch.cat([part[mask.to(part.device)] for (_, part), mask in zip(parts, there, strict=True)])
         # fewer vectors than clusters: every vector is a cluster of its own, and the others stay empty
@@ -55,7 +55,7 @@ class Interests(nn.Module):
         first = torch.ones_like(ordered, dtype=torch.bool)
         first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
         used = first & (ordered >= 0)
-        return self.centres[ordered.clamp(min=0)], used
+        return self.centres[ordered.clamp(min=0)] * used[..., None], used
 
 
 class CrossBlock(nn.Module):
@@ -120,6 +120,10 @@ class InterestReader(nn.Module):
 
 
 def alignment(memory: Float[Tensor, "batch touched dim"], used: Bool[Tensor, "batch touched"]) -> Float[Tensor, ""]:
-    """Return the mean over rows of |sum of interests / their number|^2 / dim: zero where they cancel."""
-    share = used / used.sum(dim=1, keepdim=True).clamp(min=1)
-    return (memory * share[..., None]).sum(dim=1).square().sum(dim=1).mean() / memory.shape[-1]
+    """Return the mean over rows of |sum of interests * share of places used|^2 / dim: zero where they cancel.
+
+    The authors' code sums over the batch; a mean does not depend on its size ("ours").
+    """
+    share = used.float().mean(dim=1)
+    summed = (memory * used[..., None]).sum(dim=1) * share[:, None]
+    return summed.square().sum(dim=1).mean() / memory.shape[-1]

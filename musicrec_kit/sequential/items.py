@@ -58,9 +58,9 @@ class ItemTable(nn.Module):
                 self.register_buffer(f"present_{name}", torch.from_numpy(present), persistent=False)
 
     @property
-    def n_parts(self) -> int:
-        """Return how many parts a catalogue has."""
-        return (self.own is not None) + (self.digits is not None) + len(self.adaptors)
+    def n_shown(self) -> int:
+        """Return how many parts a catalogue has beside the items' own rows."""
+        return (self.digits is not None) + len(self.adaptors)
 
     def forward(self) -> Catalogue:
         """Return every item's vectors, with gradients."""

@@ -57,7 +57,7 @@ class Model(nn.Module):
         if params.encoder == "gru":
             self.encoder = GRU(params)
         elif params.encoder == "interests":
-            self.encoder = InterestReader(params, history, sources.n_items, self.items.n_parts)
+            self.encoder = InterestReader(params, history, sources.n_items, self.items.n_shown)
         else:
             self.encoder = Transformer(params, history, causal=not self.both_ways)
         self.beside: Beside | None = None

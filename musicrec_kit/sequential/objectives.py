@@ -34,7 +34,7 @@ def gbce_power(n_items: int, negatives: int, calibration: float) -> float:
     >>> gbce_power(101, 100, 0.75), gbce_power(1001, 100, 0.0), round(gbce_power(1001, 100, 1.0), 6)
     (1.0, 1.0, 0.1)
     """
-    alpha = negatives / max(1, n_items - 1)
+    alpha = min(1.0, negatives / max(1, n_items - 1))  # more negatives than items are still all items
     return alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
 
 

@@ -24,6 +24,7 @@ def product_codes(matrix: np.ndarray, fitted: np.ndarray, digits: int, values: i
     """
     try:
         import faiss
+        from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise Refused("sequential.vectors=[codes] needs faiss: pip install 'musicrec-kit[baselines]'") from error
     bits = values.bit_length() - 1
@@ -44,11 +45,14 @@ def product_codes(matrix: np.ndarray, fitted: np.ndarray, digits: int, values: i
         each.cp.seed = seeds.child(seed, "product_codes", number) % 2**31
         each.cp.min_points_per_centroid = 1  # few items are said in the results, not on stderr
     rotation.pq, quantizer = quantizers
-    # faiss 1.15 writes a matrix [dim, dim] into room for [rows, dim]: with fewer rows than columns, each is given again
-    rotation.train(np.tile(rows[fitted], (-(-width // int(fitted.sum())), 1)))
-    turned = rotation.apply(rows)
-    turned -= turned[fitted].mean(axis=0)
-    quantizer.train(turned[fitted])
-    packed = quantizer.compute_codes(turned)
+    with threadpool_limits(
+        1
+    ):  # the sums of several threads come in another order, and two digits in three change by it
+        # faiss 1.15 writes a matrix [dim, dim] into room for [rows, dim]: fewer rows than columns are given again
+        rotation.train(np.tile(rows[fitted], (-(-width // int(fitted.sum())), 1)))
+        turned = rotation.apply(rows)
+        turned -= turned[fitted].mean(axis=0)
+        quantizer.train(turned[fitted])
+        packed = quantizer.compute_codes(turned)
     found = np.unpackbits(packed, axis=1, bitorder="little")[:, : digits * bits]
     return found.reshape(len(rows), digits, bits) @ (1 << np.arange(bits))

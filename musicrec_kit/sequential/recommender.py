@@ -21,8 +21,9 @@ from musicrec_kit.evaluation.protocol import RankedList, rank_by_scores
 from musicrec_kit.params import CFParams, Refused, SequentialParams
 from musicrec_kit.sequential import objectives, pretraining
 from musicrec_kit.sequential.interests import InterestReader
+from musicrec_kit.sequential.items import Catalogue
 from musicrec_kit.sequential.model import Model
-from musicrec_kit.sequential.sources import Sources
+from musicrec_kit.sequential.sources import SOURCES, Sources
 from musicrec_kit.sequential.vectors import ItemVectors
 from musicrec_kit.sequential.windows import (
     NO_TARGET,
@@ -32,6 +33,7 @@ from musicrec_kit.sequential.windows import (
     hold_back,
     last_only,
     masked_rows,
+    overlapping_windows,
     padded,
     prefixes,
     training_rows,
@@ -39,7 +41,7 @@ from musicrec_kit.sequential.windows import (
 
 log = logging.getLogger(__name__)
 
-FILE, SOURCES = "recommender.safetensors", "sources.safetensors"
+FILE = "recommender.safetensors"
 PRETRAINED = "pretrained.safetensors"
 EVERY_ITEM = 10**9  # a history that is never cut
 CHUNK = 1024  # users scored at once while choosing an epoch
@@ -76,7 +78,7 @@ class Recommender:
         """Write the weights with the settings, and what the model reads of items; return the weights' path."""
         about = {"params": self.params.model_dump_json(), "history": str(self.model.history)}
         about["n_items"] = str(self.model.n_items)
-        runs.write_tensors(folder / SOURCES, self.sources.arrays())
+        self.sources.save(folder / SOURCES)
         runs.write_tensors(folder / FILE, self.model.state_dict(), about)
         return folder / FILE
 
@@ -85,7 +87,7 @@ class Recommender:
         """Read what `save` wrote."""
         about = runs.read_tensor_metadata(folder / FILE)
         params = SequentialParams(**json.loads(about["params"]))
-        sources = Sources.from_arrays(int(about["n_items"]), runs.read_tensors(folder / SOURCES))
+        sources = Sources.load(folder / SOURCES, int(about["n_items"]))
         model = Model(params, int(about["history"]), sources)
         model.load_state_dict({name: torch.from_numpy(a) for name, a in runs.read_tensors(folder / FILE).items()})
         return cls(model.to(device).eval(), params, sources)
@@ -106,7 +108,13 @@ def fit_recommender(
         history: the most items that are read.
         sources: what the model reads of items; left out: nothing but their numbers.
     """
-    windows = cut_windows(sequences.items, sequences.offsets[:-1], sequences.train_end, history)
+    whole = sequences.items, sequences.offsets[:-1], sequences.train_end
+    if params.rows == "positions":
+        windows = overlapping_windows(*whole, history)
+    elif params.rows == "prefixes":
+        windows = prefixes(cut_windows(*whole, EVERY_ITEM), history)
+    else:
+        windows = cut_windows(*whole, history)
     valid = held_out(sequences, "valid", history)
     return train(windows, sequences, valid, params, history, folder, seed, device, sources)
 
@@ -121,7 +129,7 @@ def fit_item_vectors(
     """
     windows, examples = hold_back(sequences, history, HELD_BACK, MOST_HELD_BACK, seed)
     asked = SequentialParams(**params.model_dump(exclude={"loss"}), objective=params.loss)
-    model = train(windows, sequences, examples, asked, history, folder, seed, device, name="sasrec").model
+    model = train(windows, sequences, examples, asked, history, folder, seed, device, name="sasrec", even=False).model
     vectors = model.catalogue().read[: model.n_items].detach().float().cpu().numpy()
     present = np.zeros(sequences.n_items, bool)
     present[_used(windows)] = True
@@ -147,8 +155,13 @@ def train(
     device: str = "cpu",
     sources: Sources | None = None,
     name: str = "recommender",
+    even: bool = True,
 ) -> Recommender:
-    """Train a model on windows; the best epoch by NDCG@10 of `valid` is kept, without any the last."""
+    """Train a model on windows; the best epoch by NDCG@10 of `valid` is kept, without any the last.
+
+    Args:
+        even: every target has the same weight, whatever batch it is in; else every batch has (z_cf, version 1).
+    """
     if not len(windows):
         raise Refused(
             f"{name}: no user has two items in the training part, so there is nothing to learn; see data.k_core"
@@ -158,10 +171,9 @@ def train(
         # one place more for the mask that stands for the next item
         model = Model(params, history + (params.rows == "cloze"), sources).to(device)
     if params.pretrained:
-        _pretrain(model, windows, params, sources, folder, seed, device)
-    rows = prefixes(windows, history) if params.rows == "prefixes" else windows
-
-    epochs = params.epochs_of(len(rows))
+        _pretrain(model, sequences, params, sources, folder, seed, device)
+    epochs = params.epochs_of(len(windows))
+    per_row = _targets_per_row(windows, params) if even else None
 
     def validate() -> tuple[float, dict[str, float]]:
         ndcg = float(metrics.ndcg(target_ranks(model, sequences, valid), 10).mean())
@@ -169,12 +181,12 @@ def train(
 
     result = training.fit(
         model,
-        lambda epoch: _batches(model, rows, params, seed, epoch, device),
-        lambda batch: (loss_of(model, batch, params), {}),
+        lambda epoch: _batches(model, windows, sequences, params, seed, epoch, device),
+        lambda batch: (loss_of(model, batch, params, per_row), {}),
         lr=params.lr,
         weight_decay=params.weight_decay,
         epochs=epochs,
-        steps=epochs * math.ceil(len(rows) / params.batch),
+        steps=epochs * math.ceil(len(windows) / params.batch),
         schedule="constant",
         patience=params.longer * params.patience if len(valid) else None,
         validate=validate if len(valid) else None,
@@ -186,8 +198,25 @@ def train(
     return Recommender(model, params, sources, result)
 
 
+def _targets_per_row(windows: Windows, params: SequentialParams) -> float:
+    """Return how many targets a row has on average; of hidden items what is expected."""
+    lengths = (windows.end - windows.start).astype(np.float64)
+    if params.rows == "prefixes":
+        return 1.0
+    if params.rows == "cloze":
+        return float((params.mask_last + (1 - params.mask_last) * np.maximum(params.mask * lengths, 1)).mean())
+    first = windows.start + 1 if windows.first is None else windows.first
+    return float((windows.end - first).mean())
+
+
 def _batches(
-    model: Model, windows: Windows, params: SequentialParams, seed: int, epoch: int, device: str
+    model: Model,
+    windows: Windows,
+    sequences: Sequences,
+    params: SequentialParams,
+    seed: int,
+    epoch: int,
+    device: str,
 ) -> Iterator[Batch]:
     """Yield an epoch's batches; interests are found anew before the first."""
     if isinstance(model.encoder, InterestReader):
@@ -204,7 +233,8 @@ def _batches(
             targets = last_only(targets)
         negatives = None
         if params.objective == "bce":
-            known = padded(windows.items, windows.start[index], windows.end[index], model.padding)
+            user = np.searchsorted(sequences.offsets, windows.start[index], side="right") - 1
+            known = padded(sequences.items, sequences.offsets[user], sequences.train_end[user], model.padding)
             negatives = objectives.uniform_outside(rng, targets, known, model.n_items)
         elif params.objective != "ce":
             negatives = objectives.uniform(rng, len(index), params.negatives, model.n_items)
@@ -212,32 +242,45 @@ def _batches(
         yield Batch(*found)  # type: ignore[arg-type]  # only negatives may be None
 
 
-def loss_of(model: Model, batch: Batch, params: SequentialParams) -> Float[Tensor, ""]:
-    """Return the mean loss of every position that has a target; no scores are made at padding."""
+def loss_of(model: Model, batch: Batch, params: SequentialParams, per_row: float | None = None) -> Float[Tensor, ""]:
+    """Return the mean loss of every position that has a target, and what the encoder adds.
+
+    Args:
+        per_row: targets that a row has on average. Batches are of similar lengths, and with their own means a target of
+            a short history would weigh many times one of a long; divided by this, all weigh the same.
+    """
     catalogue = model.catalogue()
     states, extra = model(batch.inputs, catalogue)
     asked = batch.targets != NO_TARGET
+    loss = _asked_loss(model, batch, params, catalogue, states, asked)
+    if per_row is not None:
+        loss = loss * (asked.sum() / (len(asked) * per_row))
+    return loss + params.orthogonality * extra
+
+
+def _asked_loss(
+    model: Model, batch: Batch, params: SequentialParams, catalogue: Catalogue, states: Tensor, asked: Tensor
+) -> Float[Tensor, ""]:
     targets, similarity = batch.targets[asked], model.similarity
     if params.objective == "ce":
-        loss = cross_entropy(similarity.all(states[asked], catalogue), targets)
-        return loss + params.orthogonality * extra
+        return cross_entropy(similarity.all(states[asked], catalogue), targets)
     assert batch.negatives is not None
     positive = similarity.of_each(states[asked], catalogue, targets)
     if params.objective == "bce":
         negative = similarity.of_each(states[asked], catalogue, batch.negatives[asked])[:, None]
-        return objectives.binary(positive, negative) + params.orthogonality * extra
+        return objectives.binary(positive, negative)
     drawn = similarity.of_row(states, catalogue, batch.negatives)
     same = batch.negatives[:, None, :] == batch.targets[:, :, None]
     negative = drawn.masked_fill(same, -math.inf)[asked]
     if params.objective == "sampled_softmax":
-        return objectives.sampled_softmax(positive, negative) + params.orthogonality * extra
+        return objectives.sampled_softmax(positive, negative)
     power = objectives.gbce_power(model.n_items, params.negatives, params.calibration)
-    return objectives.binary(positive, negative, power) + params.orthogonality * extra
+    return objectives.binary(positive, negative, power)
 
 
 def _pretrain(
     model: Model,
-    windows: Windows,
+    sequences: Sequences,
     params: SequentialParams,
     sources: Sources,
     folder: Path | None,
@@ -251,6 +294,9 @@ def _pretrain(
         model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
         return
     asked = params.pretraining
+    windows = cut_windows(sequences.items, sequences.offsets[:-1], sequences.train_end, model.history)
+    # no target follows: a window's last item is read as well, and its first is one too many
+    windows = replace(windows, start=np.maximum(windows.start, windows.end - model.history))
     with seeds.torch_seed(seed, "pretrainer"):
         trainer = pretraining.Pretrainer(model, sources).to(device)
     weight = {name: getattr(asked, name) for name in ("item_attribute", "masked_item", "masked_attribute", "segment")}
@@ -265,8 +311,6 @@ def _pretrain(
         found = trainer.losses(batch)
         return torch.stack([weight[name] * value for name, value in found.items()]).sum(), {}
 
-    # no target follows: a window's last item is read as well, and its first is one too many
-    windows = replace(windows, start=np.maximum(windows.start, windows.end - model.history))
     pretraining.both_ways(model, True)
     training.fit(
         trainer,

@@ -3,18 +3,21 @@
 Data in: the data set's items, features by modality, settings. Data out: `Sources`, which a sequential model reads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from musicrec_kit import runs
 from musicrec_kit.features import Features
 from musicrec_kit.params import Refused, SequentialParams
 from musicrec_kit.sequential.product_codes import product_codes
 
 FIELDS = ("categories", "brand")
+SOURCES = "sources.safetensors"
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,15 @@ class Sources:
             found |= {"codes": self.codes, "values": np.array([self.values])}
         return found
 
+    def save(self, path: Path) -> None:
+        """Write everything into one file."""
+        runs.write_tensors(path, self.arrays())
+
+    @classmethod
+    def load(cls, path: Path, n_items: int) -> "Sources":
+        """Read what `save` wrote."""
+        return cls.from_arrays(n_items, runs.read_tensors(path))
+
     @classmethod
     def from_arrays(cls, n_items: int, arrays: Mapping[str, np.ndarray]) -> "Sources":
         """Return what `arrays` gave."""
@@ -114,6 +126,7 @@ def attributes_of(items: pd.DataFrame) -> dict[str, Attributes]:
 def sources_of(
     params: SequentialParams,
     items: pd.DataFrame,
+    modalities: Sequence[str],
     features: Mapping[str, Features],
     in_training: np.ndarray,
     seed: int = 0,
@@ -121,7 +134,8 @@ def sources_of(
     """Return what a model with these settings reads.
 
     Args:
-        features: those of the modalities that the settings name.
+        modalities: of the method; codes are made of the one that it has.
+        features: those of the modalities that the settings name, or more.
         in_training: bool [items]; codes are fitted on these items alone.
 
     Raises:
@@ -130,14 +144,31 @@ def sources_of(
     attributes = attributes_of(items) if params.reads_attributes else {}
     if params.reads_attributes and not attributes:
         raise Refused(
-            "sequential: this method reads categories and brands, and no item of the data set has any; name a modality "
-            "instead (--set sequential.beside=text), or choose another method"
+            "sequential: this method reads categories and brands, and no item of the data set has any; "
+            + (
+                "choose another method"
+                if params.pretrained
+                else "name a modality instead: --set sequential.beside=text"
+            )
         )
     codes, values = None, 0
     if "codes" in params.vectors:
-        (text,) = features.values()
-        values = params.code_values
+        (modality,) = modalities
+        text, values = features[modality], params.code_values
         codes = product_codes(text.matrix, text.present & in_training, params.digits, values, seed)
         codes[~text.present] = -1
-    matrices = {name: (each.matrix, each.present) for name, each in features.items()}
-    return Sources(len(items), attributes, {} if "codes" in params.vectors else matrices, codes, values)
+    kept = modalities if "features" in params.vectors else [m for m in features if m == params.beside]
+    matrices = {name: (scaled(features[name], params.scaling), features[name].present) for name in kept}
+    return Sources(len(items), attributes, matrices, codes, values)
+
+
+def scaled(features: Features, how: str) -> np.ndarray:
+    """Return float32 [items, dim]: `none` as it is; `modality` centred and divided by one number, the root mean square.
+
+    Encoders differ: a text of norm 1 beside a picture of norm 30 is not seen. Rows of items without it are zero.
+    """
+    if how == "none" or not features.present.any():
+        return features.matrix
+    centred = features.matrix - features.matrix[features.present].mean(axis=0)
+    size = float(np.sqrt(np.square(centred[features.present]).mean()))
+    return np.where(features.present[:, None], centred / (size or 1.0), 0).astype(np.float32)

@@ -17,11 +17,13 @@ class Windows:
     Attributes:
         items: int32 [interactions], as in Sequences.
         start, end: int64 [windows], with end - start from 2 to history + 1.
+        first: int64 [windows], the first target that is asked for; None: all are.
     """
 
     items: np.ndarray
     start: np.ndarray
     end: np.ndarray
+    first: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.start)
@@ -39,6 +41,26 @@ def cut_windows(items: np.ndarray, start: np.ndarray, end: np.ndarray, history: 
     back = np.cumsum(pieces)[sequence] - 1 - np.arange(len(sequence))
     stop = end[sequence] - back * history
     return Windows(items, np.maximum(start[sequence], stop - history - 1), stop)
+
+
+def overlapping_windows(items: np.ndarray, start: np.ndarray, end: np.ndarray, history: int) -> Windows:
+    """Cut sequences items[start:end] as `cut_windows` does, but overlapping by half, each target asked for once.
+
+    A target of a long sequence then has at least half of the history that ranking has, not one item in the worst case.
+
+    >>> made = overlapping_windows(np.arange(8), np.array([0]), np.array([8]), history=4)
+    >>> [(made.items[s:e].tolist(), int(f)) for s, e, f in zip(made.start, made.end, made.first)]
+    [([0, 1, 2, 3], 1), ([1, 2, 3, 4, 5], 4), ([3, 4, 5, 6, 7], 6)]
+    """
+    stride = max(1, history // 2)
+    targets = np.maximum(end - start - 1, 0)
+    more = np.maximum(-(-(targets - history) // stride), 0)
+    pieces = np.where(targets > 0, more + 1, 0)
+    sequence = np.repeat(np.arange(len(start)), pieces)
+    back = np.cumsum(pieces)[sequence] - 1 - np.arange(len(sequence))
+    stop = end[sequence] - back * stride
+    first = np.where(back == more[sequence], start[sequence] + 1, stop - stride)
+    return Windows(items, np.maximum(start[sequence], stop - history - 1), stop, first)
 
 
 def bucketed(windows: Windows, batch: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -62,7 +84,11 @@ def padded(items: np.ndarray, start: np.ndarray, end: np.ndarray, fill: int) -> 
 def training_rows(windows: Windows, index: np.ndarray, padding: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (inputs, targets) int64 [batch, longest]; targets are -1 where the input is padding."""
     start, end = windows.start[index], windows.end[index]
-    return padded(windows.items, start, end - 1, padding), padded(windows.items, start + 1, end, NO_TARGET)
+    inputs, targets = padded(windows.items, start, end - 1, padding), padded(windows.items, start + 1, end, NO_TARGET)
+    if windows.first is not None:
+        asked = np.arange(targets.shape[1]) >= (windows.first[index] - start - 1)[:, None]
+        targets = np.where(asked, targets, NO_TARGET)
+    return inputs, targets
 
 
 def hold_back(sequences: Sequences, history: int, share: float, most: int, seed: int) -> tuple[Windows, Examples]:

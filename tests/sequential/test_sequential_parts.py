@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from musicrec_kit import seeds
+from musicrec_kit.features import Features
 from musicrec_kit.params import Refused, SequentialParams
 from musicrec_kit.sequential import objectives
 from musicrec_kit.sequential.encoder import GRU, GatedBlock, Transformer
@@ -20,7 +21,7 @@ from musicrec_kit.sequential.model import Model
 from musicrec_kit.sequential.product_codes import product_codes
 from musicrec_kit.sequential.recommender import Batch, loss_of
 from musicrec_kit.sequential.similarity import Similarity
-from musicrec_kit.sequential.sources import Attributes, Sources, attributes_of
+from musicrec_kit.sequential.sources import Attributes, Sources, attributes_of, scaled
 from musicrec_kit.sequential.windows import NO_TARGET, Windows, last_only, masked_rows, prefixes
 
 DIM = 4
@@ -325,7 +326,7 @@ def test_interests_are_the_clusters_of_what_is_there() -> None:
 def test_interests_that_cancel_are_orthogonal_enough() -> None:
     memory = torch.tensor([[[2.0, 0.0], [-2.0, 0.0], [5.0, 5.0]]])
     assert float(alignment(memory, torch.tensor([[True, True, False]]))) == 0
-    assert float(alignment(memory, torch.tensor([[True, False, False]]))) == 4 / 2
+    assert float(alignment(memory, torch.tensor([[True, False, False]]))) == pytest.approx((2 / 3) ** 2 / 2)
 
 
 # product codes
@@ -357,6 +358,39 @@ def test_few_items_for_codes_are_refused_with_the_next_step() -> None:
     assert product_codes(wide, np.ones(20, bool), digits=8, values=4).max() == 3
 
 
+def test_product_codes_do_not_depend_on_the_number_of_threads() -> None:
+    from threadpoolctl import threadpool_limits
+
+    matrix = np.random.default_rng(0).normal(size=(300, 64)).astype(np.float32)
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            found.append(product_codes(matrix, np.ones(300, bool), digits=8, values=16))
+    assert np.array_equal(*found)
+
+
+def test_scaled_features_are_of_one_size_and_absent_rows_stay_zero() -> None:
+    matrix, present = features(6, 5)
+    made = scaled(Features("text", (30 * matrix + 7) * present[:, None], present, ""), "modality")
+    assert np.allclose(made[present].mean(0), 0, atol=1e-5) and not made[~present].any()
+    assert np.isclose(np.square(made[present]).mean(), 1, atol=1e-4)
+    again = scaled(Features("text", matrix, present, ""), "modality")
+    assert np.allclose(made, again, atol=1e-4), "whatever the scale was"
+    assert np.array_equal(scaled(Features("text", matrix, present, ""), "none"), matrix)
+
+
+@torch.no_grad()
+def test_a_target_weighs_the_same_in_a_batch_of_short_and_of_long_histories() -> None:
+    params = SequentialParams(dim=DIM)
+    model: Model = drawn(Model(params, 4, Sources(5)))  # type: ignore[assignment]
+    short = Batch(torch.tensor([[0], [1]]), torch.tensor([[1], [2]]), None)
+    long = Batch(torch.tensor([[0, 1, 2], [2, 3, 4]]), torch.tensor([[1, 2, 3], [3, 4, 0]]), None)
+    per_row = 2.0  # eight targets in four rows
+    total = sum(2 * per_row * float(loss_of(model, batch, params, per_row)) for batch in (short, long))
+    plain = 2 * float(loss_of(model, short, params)) + 6 * float(loss_of(model, long, params))
+    assert total == pytest.approx(plain, rel=1e-5)
+
+
 # combinations that cannot be
 
 
@@ -369,6 +403,9 @@ def test_few_items_for_codes_are_refused_with_the_next_step() -> None:
         ({"encoder": "interests"}, "rows=prefixes"),
         ({"encoder": "gru", "beside": "text"}, "set encoder=causal"),
         ({"encoder": "gru", "pretrained": True}, "pretrained is for encoder=causal"),
+        ({"vectors": ("codes", "features")}, "read one of the two"),
+        ({"vectors": ("codes",), "beside": "text"}, "read one of the two"),
+        ({"pretrained": True, "beside": "attributes"}, "is a second"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(given_: dict, message: str) -> None:

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musicrec_kit.data.splits import Sequences
-from musicrec_kit.sequential.windows import bucketed, cut_windows, hold_back, padded, training_rows
+from musicrec_kit.sequential.windows import (
+    NO_TARGET,
+    bucketed,
+    cut_windows,
+    hold_back,
+    overlapping_windows,
+    padded,
+    training_rows,
+)
 
 histories = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), min_size=1, max_size=8)
 
@@ -72,3 +80,20 @@ def test_instruments_has_as_many_targets_as_training_prefixes(real_data: Path) -
         sequences = Sequences.from_lists(json.load(opened).values())
     windows = cut_windows(sequences.items, sequences.offsets[:-1], sequences.train_end, 20)
     assert (windows.end - windows.start - 1).sum() == 84_890
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 9))
+def test_overlapping_windows_ask_for_each_target_once_with_half_a_history(lengths: list[int], history: int) -> None:
+    ends = np.cumsum(lengths)
+    items = np.arange(ends[-1])
+    windows = overlapping_windows(items, ends - lengths, ends, history)
+    inputs, targets = training_rows(windows, np.arange(len(windows)), padding=-5)
+    asked = targets != NO_TARGET
+    assert sorted(targets[asked].tolist()) == sorted(set(range(ends[-1])) - set((ends - lengths).tolist()))
+    assert inputs.shape[1] <= history or not len(windows)
+    for row, window in enumerate(inputs):
+        for place in np.flatnonzero(asked[row]):
+            target = targets[row, place]
+            before = target - (ends - lengths)[ends > target][0]  # items that stand before it in its sequence
+            assert window[place] == target - 1 and place + 1 >= min(before, history - max(1, history // 2) + 1)
