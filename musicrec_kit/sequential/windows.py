@@ -116,7 +116,8 @@ def prefixes(windows: Windows, history: int) -> Windows:
     """Return a window per target of the given ones, which ends with it.
 
     >>> one = Windows(np.arange(4), np.array([0]), np.array([4]))
-    >>> [one.items[s:e].tolist() for s, e in zip((made := prefixes(one, 2)).start, made.end)]
+    >>> made = prefixes(one, 2)
+    >>> [one.items[s:e].tolist() for s, e in zip(made.start, made.end)]
     [[0, 1], [0, 1, 2], [1, 2, 3]]
     """
     targets = windows.end - windows.start - 1
