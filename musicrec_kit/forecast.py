@@ -321,7 +321,7 @@ def _scorer(job: Job, counts: Counts) -> Any:
     attributes = {"attributes": nothing} if params.reads_attributes else {}
     with torch.device("meta"):
         sources = Sources(counts.items, attributes, {} if codes is not None else features, codes, params.code_values)
-        return Model(params, job.settings.data.history + (params.rows == "cloze"), sources)
+        return Model(params, params.places(job.settings.data.history), sources)
 
 
 def _recommender(job: Job, counts: Counts) -> tuple[int, float, float, float]:

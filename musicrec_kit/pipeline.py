@@ -236,20 +236,16 @@ class Job(Plan):
 
     def fit_recommender(self, folder: Path | None = None) -> "Recommender":
         """Train the sequential model of this job anew; with a folder, continue what was begun there."""
-        import numpy as np
-
         from musicrec_kit import sequential
 
         s, sequences = self.settings, self.sequences
-        in_training = np.zeros(sequences.n_items, bool)
-        in_training[sequences.items[sequences.in_training]] = True
         read = {modality: self.features[modality] for modality in s.encoded}
         made = None if folder is None else folder / sequential.SOURCES
         if made is not None and made.is_file():  # a training that is continued reads the codes that it began with
             sources = sequential.Sources.load(made, sequences.n_items)
         else:
             sources = sequential.sources_of(
-                s.sequential, self.dataset.items, s.modalities, read, in_training, self.seed
+                s.sequential, self.dataset.items, s.modalities, read, sequences.seen, self.seed
             )
             if made is not None:
                 sources.save(made)

@@ -91,8 +91,9 @@ class SequentialParams(Frozen):
             f"beside={self.beside} is read by a transformer that looks back: set encoder=causal",
         )
         refuse(
-            "codes" in self.vectors and ("features" in self.vectors or self.beside not in (None, "attributes")),
-            f"vectors={list(self.vectors)}, beside={self.beside}: codes are made of the features; read one of the two",
+            len({"codes", "features"} & set(self.vectors)) + (self.beside not in (None, "attributes")) > 1,
+            f"vectors={list(self.vectors)}, beside={self.beside}: features are read one way: as codes, as vectors, "
+            "or beside the items",
         )
         refuse(
             self.pretrained and self.beside is not None,
@@ -118,6 +119,10 @@ class SequentialParams(Frozen):
         """Return the epochs that are made of as many rows at most."""
         epochs, in_epoch = self.longer * self.epochs, max(1, -(-rows // self.batch))
         return epochs if self.most_steps is None else min(epochs, -(-self.longer * self.most_steps // in_epoch))
+
+    def places(self, history: int) -> int:
+        """Return the places of a model that ranks after `history` items: one more where a mask stands for the next."""
+        return history + (self.rows == "cloze")
 
     def reads_features(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
         """Return the modalities that the model reads, of those of its method."""

@@ -26,6 +26,11 @@ Loss = Callable[[Any], tuple[Tensor, dict[str, float]]]
 CHECKPOINT_SECONDS = 30.0  # at most this much work is lost to a kill, besides the epoch in hand
 
 
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Put the tensors of a safetensors file into a model, which has to have the same names and shapes."""
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in runs.read_tensors(path).items()})
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """What a training did: the best validation value (lower is better) and where it was, and why it ended."""

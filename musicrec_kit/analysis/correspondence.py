@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from musicrec_kit import runs
+from musicrec_kit import training
 from musicrec_kit.analysis.written_ids import ITEM, KINDS, Written, parts_of, places_of, whole_task
 from musicrec_kit.data.splits import Examples, Sequences
 from musicrec_kit.generation import tasks
@@ -46,8 +46,7 @@ def after_stages(generator: Generator, folder: Path) -> dict[str, Generator]:
         model = generator.model
         if number + 1 < len(stages):
             model = copy.deepcopy(generator.model)
-            weights = runs.read_tensors(folder / f"stage_{number}" / WEIGHTS)
-            model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+            training.load_weights(model, folder / f"stage_{number}" / WEIGHTS)
         made["+".join(words)] = replace(generator, model=model)
     return made
 

@@ -145,10 +145,8 @@ def count_ties(sequences: Sequences, time: np.ndarray) -> dict[str, int]:
 
 def count_cold(sequences: Sequences) -> dict[str, int]:
     """Return how many validation and test targets are in nobody's training part."""
-    warm = np.zeros(sequences.n_items, bool)
-    warm[sequences.items[sequences.in_training]] = True
-    last = sequences.offsets[1:][sequences.held_out > 0] - 1
-    return {"valid": int((~warm[sequences.items[last - 1]]).sum()), "test": int((~warm[sequences.items[last]]).sum())}
+    cold, last = ~sequences.seen, sequences.offsets[1:][sequences.held_out > 0] - 1
+    return {"valid": int(cold[sequences.items[last - 1]].sum()), "test": int(cold[sequences.items[last]].sum())}
 
 
 def _compare(manifest: dict[str, Any], params: DataParams) -> None:

@@ -74,6 +74,13 @@ class Sequences:
         """Return bool [interactions]: true in the training part."""
         return np.arange(len(self.items)) < self.train_end[self.users]
 
+    @cached_property
+    def seen(self) -> np.ndarray:
+        """Return bool [n_items]: true for an item of anybody's training part; others are cold."""
+        seen = np.zeros(self.n_items, bool)
+        seen[self.items[self.in_training]] = True
+        return seen
+
     @property
     def splits(self) -> np.ndarray:
         """Return int8 [interactions]: 0 train, 1 valid, 2 test (index into SPLITS)."""

@@ -199,9 +199,7 @@ def summarize(rankings: Rankings) -> dict[str, float]:
 
 def per_user_table(rankings: Rankings, sequences: Sequences) -> pd.DataFrame:
     """Return the contract's per_user table; cold marks a target that training has not seen."""
-    seen = np.zeros(sequences.n_items, bool)
-    seen[sequences.items[sequences.in_training]] = True
-    return pd.concat(_user_rows(rankings, seen), ignore_index=True)
+    return pd.concat(_user_rows(rankings, sequences.seen), ignore_index=True)
 
 
 def _user_rows(rankings: Rankings, seen: np.ndarray) -> Iterator[pd.DataFrame]:

@@ -88,8 +88,7 @@ class Generator:
         ids, users = SemanticIds.load(folder / "ids"), about.get("users", 0)
         pictures = blank(ids.n_items, about["picture_width"]) if params.visual_tokens else None
         made = cls.untrained(ids, params, ids_params, about["history"], users=users, pictures=pictures)
-        weights = runs.read_tensors(folder / WEIGHTS)
-        made.model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        training.load_weights(made.model, folder / WEIGHTS)
         made.model.to(device).eval()
         return cls(made.model, made.vocabulary, made.families, params, made.history, about["log"])
 
@@ -170,8 +169,7 @@ def fit_generator(
         place = folder if folder is None or len(stages) == 1 else folder / f"stage_{number}"
         done = None if place is None or len(stages) == 1 else place / WEIGHTS
         if done is not None and done.is_file():
-            weights = runs.read_tensors(done)
-            made.model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+            training.load_weights(made.model, done)
             made.log.extend(runs.read_json(done.with_name(ABOUT)))
             continue
         stream = _Stream(store, families[number], examples, in_epoch[number], steps, params, seed)

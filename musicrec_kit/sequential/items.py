@@ -5,6 +5,7 @@ Data in: `Sources`. Data out: a `Catalogue`, made once per step: what histories 
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class ItemTable(nn.Module):
 
     def __init__(self, params: SequentialParams, sources: Sources) -> None:
         super().__init__()
-        self.n_items, self.kinds, dim = sources.n_items, params.vectors, params.dim
+        self.n_items, dim = sources.n_items, params.dim
         self.own = (
             nn.Embedding(sources.n_items + 1, dim, padding_idx=sources.n_items) if OWN in params.vectors else None
         )
@@ -53,9 +54,7 @@ class ItemTable(nn.Module):
             self.register_buffer("coded", (codes >= 0).all(dim=1), persistent=False)
         if "features" in params.vectors:
             for name, (matrix, present) in sources.features.items():
-                self.adaptors[name] = nn.Linear(matrix.shape[1], dim)
-                self.register_buffer(f"matrix_{name}", torch.from_numpy(matrix), persistent=False)
-                self.register_buffer(f"present_{name}", torch.from_numpy(present), persistent=False)
+                self.adaptors[name] = Adapted(matrix, present, dim)
 
     @property
     def n_shown(self) -> int:
@@ -69,18 +68,18 @@ class ItemTable(nn.Module):
         if self.digits is not None:
             mean = functional.embedding_bag(self.rows, self.digits.weight, mode="mean")
             parts["codes"], present["codes"] = mean * self.coded[:, None], self.coded
-        for name, adaptor in self.adaptors.items():
-            present[name] = getattr(self, f"present_{name}")
-            parts[name] = adaptor(getattr(self, f"matrix_{name}")) * present[name][:, None]
+        for name, adapted in self.adaptors.items():
+            parts[name], present[name] = adapted(), adapted.present  # type: ignore[assignment]
         present = {name: mask for name, mask in present.items() if not bool(mask.all())}
-        total = [_padded(torch.stack(list(parts.values())).sum(dim=0))] if parts else []
-        if self.own is None:
-            return Catalogue(total[0], parts, present)
-        read = self.own.weight + total[0] if parts else self.own.weight
-        return Catalogue(read, {**parts, OWN: self.own.weight[: self.n_items]}, present)
+        read = [with_padding(torch.stack(list(parts.values())).sum(dim=0))] if parts else []
+        if self.own is not None:
+            read.insert(0, self.own.weight)
+            parts[OWN] = self.own.weight[: self.n_items]
+        return Catalogue(read[0] if len(read) == 1 else read[0] + read[1], parts, present)
 
 
-def _padded(rows: Float[Tensor, "items dim"]) -> Float[Tensor, "items_and_padding dim"]:
+def with_padding(rows: Float[Tensor, "items dim"]) -> Float[Tensor, "items_and_padding dim"]:
+    """Return the rows and one of zeros, the padding's."""
     return torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
 
 
@@ -96,8 +95,8 @@ class Attended(nn.Module):
             self.register_buffer(f"values_{name}", torch.from_numpy(each.values), persistent=False)
             self.register_buffer(f"offsets_{name}", torch.from_numpy(each.offsets), persistent=False)
 
-    def forward(self) -> Float[Tensor, "items_and_padding dim"]:
-        """Return a row per item; zeros for an item without any value, and for padding."""
+    def forward(self) -> Float[Tensor, "items dim"]:
+        """Return a row per item; zeros for an item without any value."""
         means, has = [], []
         for name in self.names:
             offsets = getattr(self, f"offsets_{name}")
@@ -110,24 +109,29 @@ class Attended(nn.Module):
             has.append(offsets[1:] > offsets[:-1])
         stacked, there = torch.stack(means, dim=1), torch.stack(has, dim=1)
         scores = self.score(stacked)[..., 0].masked_fill(~there, -1e9)  # with nothing there, the means are zero anyway
-        return _padded((scores.softmax(dim=1)[..., None] * stacked).sum(dim=1))
+        return (scores.softmax(dim=1)[..., None] * stacked).sum(dim=1)
 
 
 class Adapted(nn.Module):
-    """Frozen features through a linear layer: FDSA's second stream where an item has a text and no attributes."""
+    """Frozen features through a linear layer: MISSRec's items, and FDSA's second stream without attributes.
+
+    Args:
+        matrix: float32 [items, features].
+        present: bool [items], whether an item has the modality.
+    """
 
     matrix: Tensor
     present: Tensor
 
-    def __init__(self, matrix: torch.Tensor, present: torch.Tensor, dim: int) -> None:
+    def __init__(self, matrix: np.ndarray, present: np.ndarray, dim: int) -> None:
         super().__init__()
         self.adaptor = nn.Linear(matrix.shape[1], dim)
-        self.register_buffer("matrix", matrix, persistent=False)
-        self.register_buffer("present", present, persistent=False)
+        self.register_buffer("matrix", torch.from_numpy(matrix), persistent=False)
+        self.register_buffer("present", torch.from_numpy(present), persistent=False)
 
-    def forward(self) -> Float[Tensor, "items_and_padding dim"]:
-        """Return a row per item; zeros for an item that lacks the modality, and for padding."""
-        return _padded(self.adaptor(self.matrix) * self.present[:, None])
+    def forward(self) -> Float[Tensor, "items dim"]:
+        """Return a row per item; zeros for an item that lacks the modality."""
+        return self.adaptor(self.matrix) * self.present[:, None]  # type: ignore[no-any-return]
 
 
 def looked_up(

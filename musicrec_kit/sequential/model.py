@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from musicrec_kit.params import SequentialParams
 from musicrec_kit.sequential.encoder import GRU, INIT_STD, Transformer, initialise
 from musicrec_kit.sequential.interests import InterestReader
-from musicrec_kit.sequential.items import Adapted, Attended, Catalogue, ItemTable, looked_up
+from musicrec_kit.sequential.items import Adapted, Attended, Catalogue, ItemTable, looked_up, with_padding
 from musicrec_kit.sequential.similarity import Similarity
 from musicrec_kit.sequential.sources import Sources
 
@@ -24,8 +24,7 @@ class Beside(nn.Module):
         if params.beside == "attributes":
             self.rows: nn.Module = Attended(sources.attributes, params.dim)
         else:
-            matrix, present = (torch.from_numpy(each) for each in sources.features[str(params.beside)])
-            self.rows = Adapted(matrix, present, params.dim)
+            self.rows = Adapted(*sources.features[str(params.beside)], params.dim)
         self.encoder = Transformer(params, history, causal=True, positions=positions)
         self.join = nn.Linear(2 * params.dim, params.dim)
         self.norm, self.drop = nn.LayerNorm(params.dim), nn.Dropout(params.dropout)
@@ -38,7 +37,7 @@ class Beside(nn.Module):
         padding: int,
     ) -> Float[Tensor, "batch history dim"]:
         """Return the states joined with those of the second stream."""
-        read = self.encoder(looked_up(self.rows(), tokens, padding), kept)
+        read = self.encoder(looked_up(with_padding(self.rows()), tokens, padding), kept)
         return self.drop(self.norm(self.join(torch.cat([states, read], dim=-1))))
 
 

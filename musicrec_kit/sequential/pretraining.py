@@ -3,6 +3,10 @@
 Data in: windows of training items, attributes. Data out: the model's weights. The model looks both ways here.
 """
 
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +15,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from musicrec_kit.params import PretrainingParams
+from musicrec_kit import runs, seeds, training
+from musicrec_kit.data.splits import Sequences
+from musicrec_kit.params import PretrainingParams, SequentialParams
 from musicrec_kit.sequential.encoder import Transformer
 from musicrec_kit.sequential.model import Model
 from musicrec_kit.sequential.objectives import uniform_outside
 from musicrec_kit.sequential.sources import Sources
-from musicrec_kit.sequential.windows import Windows, padded
+from musicrec_kit.sequential.windows import Windows, bucketed, cut_windows, padded
+
+PRETRAINED = "pretrained.safetensors"
 
 
 class Batch(NamedTuple):
@@ -124,7 +132,57 @@ def make_batch(
     return Batch(*(torch.from_numpy(each) for each in made))
 
 
-def both_ways(model: Model, value: bool) -> None:
+def fit(
+    model: Model,
+    sequences: Sequences,
+    params: SequentialParams,
+    sources: Sources,
+    folder: Path | None,
+    seed: int,
+    device: str,
+) -> None:
+    """Train a model's first stage; with a folder, continue one that was killed."""
+    place = None if folder is None else folder / "pretraining"
+    if place is not None and (place / PRETRAINED).is_file():
+        training.load_weights(model, place / PRETRAINED)
+        return
+    asked = params.pretraining
+    windows = cut_windows(sequences.items, sequences.offsets[:-1], sequences.train_end, model.history)
+    # no target follows: a window's last item is read as well, and its first is one too many
+    windows = replace(windows, start=np.maximum(windows.start, windows.end - model.history))
+    with seeds.torch_seed(seed, "pretrainer"):
+        trainer = Pretrainer(model, sources).to(device)
+    weight = {name: getattr(asked, name) for name in ("item_attribute", "masked_item", "masked_attribute", "segment")}
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        for number, index in enumerate(bucketed(windows, asked.batch, seed, epoch)):
+            rng = seeds.generator(seed, "pretraining", epoch, number)
+            yield Batch(*(each.to(device) for each in make_batch(windows, index, model, asked, rng)))
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        found = trainer.losses(batch)
+        return torch.stack([weight[name] * value for name, value in found.items()]).sum(), {}
+
+    look_both_ways(model, True)
+    training.fit(
+        trainer,
+        batches,
+        loss,
+        lr=asked.lr,
+        weight_decay=params.weight_decay,
+        epochs=asked.epochs,
+        steps=asked.epochs * math.ceil(len(windows) / asked.batch),
+        schedule="constant",
+        folder=place,
+        seed=seed,
+        name="pretraining",
+    )
+    look_both_ways(model, False)
+    if place is not None:
+        runs.write_tensors(place / PRETRAINED, model.state_dict())  # last: it marks the stage as done
+
+
+def look_both_ways(model: Model, value: bool) -> None:
     """Let a model's encoder look both ways, or back only."""
     assert isinstance(model.encoder, Transformer)
     model.encoder.causal = not value

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,6 @@ from musicrec_kit.sequential.windows import (
     bucketed,
     cut_windows,
     hold_back,
-    last_only,
     masked_rows,
     overlapping_windows,
     padded,
@@ -42,7 +41,6 @@ from musicrec_kit.sequential.windows import (
 log = logging.getLogger(__name__)
 
 FILE = "recommender.safetensors"
-PRETRAINED = "pretrained.safetensors"
 EVERY_ITEM = 10**9  # a history that is never cut
 CHUNK = 1024  # users scored at once while choosing an epoch
 HELD_BACK, MOST_HELD_BACK = 0.1, 2000  # share and number of users whose last training item chooses z_cf's epoch
@@ -67,7 +65,9 @@ class Recommender:
 
     def scorer(self, sequences: Sequences) -> Callable[[Examples], np.ndarray]:
         """Return examples -> float32 [examples, items], for `evaluation.rank_by_scores`."""
-        return lambda examples: _scores(self.model, sequences, examples).cpu().numpy()
+        with torch.inference_mode():
+            catalogue = self.model.catalogue()
+        return lambda examples: _scores(self.model, sequences, examples, catalogue).cpu().numpy()
 
     def rank(self, sequences: Sequences, split: str, k: int = 20) -> tuple[RankedList, RankedList]:
         """Return the (plain, no_history) lists of a split's users."""
@@ -89,7 +89,7 @@ class Recommender:
         params = SequentialParams(**json.loads(about["params"]))
         sources = Sources.load(folder / SOURCES, int(about["n_items"]))
         model = Model(params, int(about["history"]), sources)
-        model.load_state_dict({name: torch.from_numpy(a) for name, a in runs.read_tensors(folder / FILE).items()})
+        training.load_weights(model, folder / FILE)
         return cls(model.to(device).eval(), params, sources)
 
 
@@ -168,10 +168,9 @@ def train(
         )
     sources = Sources(sequences.n_items) if sources is None else sources
     with seeds.torch_seed(seed, name):
-        # one place more for the mask that stands for the next item
-        model = Model(params, history + (params.rows == "cloze"), sources).to(device)
+        model = Model(params, params.places(history), sources).to(device)
     if params.pretrained:
-        _pretrain(model, sequences, params, sources, folder, seed, device)
+        pretraining.fit(model, sequences, params, sources, folder, seed, device)
     epochs = params.epochs_of(len(windows))
     per_row = _targets_per_row(windows, params) if even else None
 
@@ -201,8 +200,6 @@ def train(
 def _targets_per_row(windows: Windows, params: SequentialParams) -> float:
     """Return how many targets a row has on average; of hidden items what is expected."""
     lengths = (windows.end - windows.start).astype(np.float64)
-    if params.rows == "prefixes":
-        return 1.0
     if params.rows == "cloze":
         return float((params.mask_last + (1 - params.mask_last) * np.maximum(params.mask * lengths, 1)).mean())
     first = windows.start + 1 if windows.first is None else windows.first
@@ -229,8 +226,6 @@ def _batches(
             inputs, targets = masked_rows(windows, index, model.padding, model.mask_token, *hide)
         else:
             inputs, targets = training_rows(windows, index, model.padding)
-        if params.rows == "prefixes":
-            targets = last_only(targets)
         negatives = None
         if params.objective == "bce":
             user = np.searchsorted(sequences.offsets, windows.start[index], side="right") - 1
@@ -278,60 +273,8 @@ def _asked_loss(
     return objectives.binary(positive, negative, power)
 
 
-def _pretrain(
-    model: Model,
-    sequences: Sequences,
-    params: SequentialParams,
-    sources: Sources,
-    folder: Path | None,
-    seed: int,
-    device: str,
-) -> None:
-    """Train a model's first stage (S3-Rec); with a folder, continue one that was killed."""
-    place = None if folder is None else folder / "pretraining"
-    if place is not None and (place / PRETRAINED).is_file():
-        weights = runs.read_tensors(place / PRETRAINED)
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-        return
-    asked = params.pretraining
-    windows = cut_windows(sequences.items, sequences.offsets[:-1], sequences.train_end, model.history)
-    # no target follows: a window's last item is read as well, and its first is one too many
-    windows = replace(windows, start=np.maximum(windows.start, windows.end - model.history))
-    with seeds.torch_seed(seed, "pretrainer"):
-        trainer = pretraining.Pretrainer(model, sources).to(device)
-    weight = {name: getattr(asked, name) for name in ("item_attribute", "masked_item", "masked_attribute", "segment")}
-
-    def batches(epoch: int) -> Iterator[pretraining.Batch]:
-        for number, index in enumerate(bucketed(windows, asked.batch, seed, epoch)):
-            rng = seeds.generator(seed, "pretraining", epoch, number)
-            made = pretraining.make_batch(windows, index, model, asked, rng)
-            yield pretraining.Batch(*(each.to(device) for each in made))
-
-    def loss(batch: pretraining.Batch) -> tuple[Tensor, dict[str, float]]:
-        found = trainer.losses(batch)
-        return torch.stack([weight[name] * value for name, value in found.items()]).sum(), {}
-
-    pretraining.both_ways(model, True)
-    training.fit(
-        trainer,
-        batches,
-        loss,
-        lr=asked.lr,
-        weight_decay=params.weight_decay,
-        epochs=asked.epochs,
-        steps=asked.epochs * math.ceil(len(windows) / asked.batch),
-        schedule="constant",
-        folder=place,
-        seed=seed,
-        name="pretraining",
-    )
-    pretraining.both_ways(model, False)
-    if place is not None:
-        runs.write_tensors(place / PRETRAINED, model.state_dict())  # last: it marks the stage as done
-
-
 def _scores(
-    model: Model, sequences: Sequences, examples: Examples, catalogue: Any = None
+    model: Model, sequences: Sequences, examples: Examples, catalogue: Catalogue
 ) -> Float[Tensor, "batch items"]:
     """Return the scores of every item after each history; a user without history gets the state after padding."""
     device = next(model.parameters()).device
@@ -343,7 +286,6 @@ def _scores(
         tokens = np.concatenate([tokens, np.full((len(tokens), 1), model.padding)], axis=1)
         tokens[np.arange(len(tokens)), last] = model.mask_token
     with torch.inference_mode():
-        catalogue = model.catalogue() if catalogue is None else catalogue
         states, _ = model(torch.from_numpy(tokens).to(device), catalogue)
         chosen = torch.from_numpy(np.maximum(last, 0)).to(device)
         return model.similarity.all(states[torch.arange(len(chosen), device=device), chosen], catalogue)

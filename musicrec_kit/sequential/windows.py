@@ -113,25 +113,18 @@ def hold_back(sequences: Sequences, history: int, share: float, most: int, seed:
 
 
 def prefixes(windows: Windows, history: int) -> Windows:
-    """Return a window per target of the given ones, which ends with it.
+    """Return a window per target of the given ones, which ends with it and asks for nothing else.
 
     >>> one = Windows(np.arange(4), np.array([0]), np.array([4]))
     >>> made = prefixes(one, 2)
-    >>> [one.items[s:e].tolist() for s, e in zip(made.start, made.end)]
-    [[0, 1], [0, 1, 2], [1, 2, 3]]
+    >>> [(one.items[s:e].tolist(), int(f)) for s, e, f in zip(made.start, made.end, made.first)]
+    [([0, 1], 1), ([0, 1, 2], 2), ([1, 2, 3], 3)]
     """
     targets = windows.end - windows.start - 1
     window = np.repeat(np.arange(len(windows)), targets)
     nth = np.arange(len(window)) - np.repeat(np.cumsum(targets) - targets, targets)
     end = windows.start[window] + nth + 2
-    return Windows(windows.items, np.maximum(windows.start[window], end - history - 1), end)
-
-
-def last_only(targets: np.ndarray) -> np.ndarray:
-    """Return targets [batch, longest] with all but the last of each row left out."""
-    kept = targets != NO_TARGET
-    is_last = kept & ~np.concatenate([kept[:, 1:], np.zeros((len(kept), 1), bool)], axis=1)
-    return np.where(is_last, targets, NO_TARGET)
+    return Windows(windows.items, np.maximum(windows.start[window], end - history - 1), end, end - 1)
 
 
 def masked_rows(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from musicrec_kit import runs, seeds
+from musicrec_kit import runs, seeds, training
 from musicrec_kit.params import Refused, TokenizerParams
 from musicrec_kit.tokenizers.codes import ItemCodes
 from musicrec_kit.tokenizers.items import Items, as_fitted
@@ -156,8 +156,7 @@ class Tokenizer:
                 f"{folder / SETTINGS} has schema {about['schema']}, this kit reads {SCHEMA}; fit the tokenizer again"
             )
         tokenizer = cls(TokenizerParams(**about["params"]), about["dims"], about["cf_dim"])
-        weights = {name: torch.from_numpy(array) for name, array in runs.read_tensors(folder / WEIGHTS).items()}
-        tokenizer.modules.load_state_dict(weights)
+        training.load_weights(tokenizer.modules, folder / WEIGHTS)
         return tokenizer.to(device)
 
     def _items(self, features: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]) -> Items:

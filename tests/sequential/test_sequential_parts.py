@@ -22,7 +22,7 @@ from musicrec_kit.sequential.product_codes import product_codes
 from musicrec_kit.sequential.recommender import Batch, loss_of
 from musicrec_kit.sequential.similarity import Similarity
 from musicrec_kit.sequential.sources import Attributes, Sources, attributes_of, scaled
-from musicrec_kit.sequential.windows import NO_TARGET, Windows, last_only, masked_rows, prefixes
+from musicrec_kit.sequential.windows import NO_TARGET, Windows, masked_rows, prefixes, training_rows
 
 DIM = 4
 
@@ -113,7 +113,7 @@ def test_codes_are_the_mean_of_their_rows_and_features_go_through_adaptors() -> 
     for item in range(3):
         total = both.own.weight[item].clone()
         for name, (matrix, present) in (("text", text), ("image", image)):
-            part = both.adaptors[name](torch.from_numpy(matrix[item])) if present[item] else torch.zeros(DIM)
+            part = both.adaptors[name].adaptor(torch.from_numpy(matrix[item])) if present[item] else torch.zeros(DIM)
             assert torch.allclose(made.parts[name][item], part, atol=1e-6)
             total += part
         assert torch.allclose(made.read[item], total, atol=1e-6)
@@ -130,16 +130,16 @@ def test_attributes_are_means_of_fields_weighed_by_a_softmax_over_those_that_are
     fields = torch.stack([(x + y) / 2, b])
     weights = rows.score(fields)[:, 0].softmax(0)
     assert torch.allclose(made[0], weights @ fields, atol=1e-6) and torch.allclose(made[1], y, atol=1e-6)
-    assert not made[2:].any()
+    assert made.shape == (3, DIM) and not made[2].any()
     assert attributes_of(pd.DataFrame({"categories": [[]], "brand": [""]})) == {}
 
 
 def test_a_second_stream_of_a_modality_leaves_out_items_without_it() -> None:
     matrix, present = features(3, 5)
-    rows: Adapted = drawn(Adapted(torch.from_numpy(matrix), torch.from_numpy(present), DIM))  # type: ignore[assignment]
+    rows: Adapted = drawn(Adapted(matrix, present, DIM))  # type: ignore[assignment]
     made = rows()
     assert torch.allclose(made[0], rows.adaptor(torch.from_numpy(matrix[0]))) and not made[1].any()
-    assert made.shape == (4, DIM) and not made[3].any()
+    assert made.shape == (3, DIM)
 
 
 def test_sources_come_back_from_their_arrays() -> None:
@@ -272,8 +272,8 @@ def test_every_target_of_the_windows_ends_one_prefix() -> None:
     assert [(s, e) for s, e in zip(made.start, made.end, strict=True)] == [
         (0, 2), (0, 3), (0, 4), (7, 9), (7, 10), (7, 11), (8, 12)
     ]  # fmt: skip
-    kept = last_only(np.array([[5, 6, NO_TARGET], [7, 8, 9]]))
-    assert kept.tolist() == [[-1, 6, -1], [-1, -1, 9]]
+    inputs, targets = training_rows(made, np.array([1, 6]), padding=99)
+    assert inputs.tolist() == [[0, 1, 99], [8, 9, 10]] and targets.tolist() == [[-1, 2, -1], [-1, -1, 11]]
 
 
 def test_cloze_hides_a_share_of_the_items_and_at_least_one() -> None:
@@ -313,8 +313,8 @@ def test_interests_are_the_clusters_of_what_is_there() -> None:
         SequentialParams(dim=DIM, vectors=("features",)), Sources(8, features={"text": (matrix, np.arange(8) != 5)})
     )
     with torch.no_grad():
-        table.adaptors["text"].weight.copy_(torch.eye(DIM))  # type: ignore[operator]
-        table.adaptors["text"].bias.zero_()  # type: ignore[operator]
+        table.adaptors["text"].adaptor.weight.copy_(torch.eye(DIM))  # type: ignore[operator]
+        table.adaptors["text"].adaptor.bias.zero_()  # type: ignore[operator]
     found = Interests(8, 1, DIM, share=0.25)
     found.find(table(), 10, torch.Generator().manual_seed(0))
     cluster = found.cluster_of[:, 0].tolist()
@@ -403,8 +403,9 @@ def test_a_target_weighs_the_same_in_a_batch_of_short_and_of_long_histories() ->
         ({"encoder": "interests"}, "rows=prefixes"),
         ({"encoder": "gru", "beside": "text"}, "set encoder=causal"),
         ({"encoder": "gru", "pretrained": True}, "pretrained is for encoder=causal"),
-        ({"vectors": ("codes", "features")}, "read one of the two"),
-        ({"vectors": ("codes",), "beside": "text"}, "read one of the two"),
+        ({"vectors": ("codes", "features")}, "features are read one way"),
+        ({"vectors": ("codes",), "beside": "text"}, "features are read one way"),
+        ({"vectors": ("features",), "beside": "image"}, "features are read one way"),
         ({"pretrained": True, "beside": "attributes"}, "is a second"),
     ],
 )

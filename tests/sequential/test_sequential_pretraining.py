@@ -61,7 +61,7 @@ def test_a_batch_hides_items_and_cuts_segments_that_fit_together() -> None:
 
 def test_the_four_losses_are_their_formulas() -> None:
     trainer = pretraining.Pretrainer(model(), SOURCES)
-    pretraining.both_ways(trainer.model, True)
+    pretraining.look_both_ways(trainer.model, True)
     items = torch.tensor([[0, 1, 4], [3, 5, PADDING]])
     hidden = torch.tensor([[0, MASK, 4], [3, 5, PADDING]])
     other = torch.tensor([[2, 5, 3], [0, 0, 0]])
