@@ -17,6 +17,8 @@ from musicrec_kit.params import VISUAL, Refused
 from musicrec_kit.plan import VERSIONS, Plan
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from musicrec_kit.data import Dataset, Examples, Sequences
     from musicrec_kit.evaluation import RankedList, Rankings
     from musicrec_kit.features import Features
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAIN = ("main", "main/no_history")  # lists of a method that has one
+LEARN = ("cf", "tokenizer", "generator", "recommender")  # the stages that learn from interactions
+
+
+class LeakError(RuntimeError):
+    """Something that learns asked for the items that it is tested on."""
 
 
 class StageFailed(RuntimeError):
@@ -63,10 +70,13 @@ class Job(Plan):
     """
 
     results: dict[str, runs.StageResult] = field(default_factory=dict)
+    learning: list[str] = field(default_factory=list)  # the stages being built that must not see a target
 
     def _build(self, stage: str, build: Callable[[Path], None]) -> Path:
         if stage not in self.results:
             own, inputs = self._own(stage)
+            before = list(self.learning)
+            self.learning = [*before, stage] if stage in LEARN else []
             try:
                 self.results[stage] = runs.run_stage(
                     self.runs_dir, self.dataset_name, stage, own, inputs, VERSIONS[stage.split(".")[0]], build
@@ -75,6 +85,8 @@ class Job(Plan):
                 raise
             except Exception as error:
                 raise StageFailed(stage, error) from error
+            finally:
+                self.learning = before
         return self.results[stage].folder
 
     @cached_property
@@ -92,10 +104,31 @@ class Job(Plan):
 
         return data.Dataset.load(self._build("data", build))
 
-    @cached_property
+    @property
     def sequences(self) -> "Sequences":
-        """Return every user's items in order of time."""
+        """Return every user's items in order of time.
+
+        Raises:
+            LeakError: a stage that learns asks for them: targets are among them.
+        """
+        if self.learning:
+            raise LeakError(
+                f"stage {self.learning[-1]} learns, and asked for whole sequences, validation and test targets and "
+                "all; give it job.known_before('valid') or job.known_before('test')"
+            )
         return self.dataset.sequences()
+
+    def known_before(self, split: str) -> "Sequences":
+        """Return what may be learnt from: the training part, and before `test` the validation targets, too."""
+        return self.dataset.sequences().before(split)
+
+    @cached_property
+    def known_items(self) -> "np.ndarray | None":
+        """Return bool [items], the items that tokenizers may be fitted on; None for all, as the papers have it.
+
+        Before a cut in time nobody knows the items that come after it; leave-one-out asks for items of all times.
+        """
+        return self.known_before("valid").seen if self.settings.data.protocol == "temporal" else None
 
     @cached_property
     def features(self) -> "dict[str, Features]":
@@ -113,7 +146,7 @@ class Job(Plan):
         def build(folder: Path) -> None:
             if params.encoder == "fusion":
                 parts = {part: self._features_of(part) for part in params.of}
-                made = features.early_fusion(parts, modality, params.weights)
+                made = features.early_fusion(parts, modality, params.weights, self.known_items)
             else:
                 made = features.extract(self.dataset, modality, params, folder, self.torch_device, self.root)
             made.save(folder)
@@ -130,7 +163,7 @@ class Job(Plan):
         def build(folder: Path) -> None:
             settings = self.settings
             sequential.fit_item_vectors(
-                self.sequences, settings.cf, settings.data.history, folder, self.seed, self.torch_device
+                self.known_before("valid"), settings.cf, settings.data.history, folder, self.seed, self.torch_device
             ).save(folder)
 
         return sequential.ItemVectors.load(self._build("cf", build))
@@ -149,7 +182,8 @@ class Job(Plan):
                 folder,
                 self.seed,
                 self.torch_device,
-                self.sequences,
+                self.known_before("valid"),
+                self.known_items,
             )
             tokenizer.save(folder)
             codes.save(folder)
@@ -213,7 +247,7 @@ class Job(Plan):
 
         s = self.settings
         return generation.fit_generator(
-            self.sequences,
+            self.known_before("test"),
             self.ids,
             s.generator,
             s.ids,
@@ -238,14 +272,14 @@ class Job(Plan):
         """Train the sequential model of this job anew; with a folder, continue what was begun there."""
         from musicrec_kit import sequential
 
-        s, sequences = self.settings, self.sequences
+        s, sequences = self.settings, self.known_before("test")
         read = {modality: self.features[modality] for modality in s.encoded}
         made = None if folder is None else folder / sequential.SOURCES
         if made is not None and made.is_file():  # a training that is continued reads the codes that it began with
             sources = sequential.Sources.load(made, sequences.n_items)
         else:
             sources = sequential.sources_of(
-                s.sequential, self.dataset.items, s.modalities, read, sequences.seen, self.seed
+                s.sequential, self.dataset.items, s.modalities, read, sequences.seen, self.seed, self.known_items
             )
             if made is not None:
                 sources.save(made)

@@ -66,10 +66,22 @@ class DataParams(Frozen):
     tie_order: Literal["file", "shuffle"] = Field("file", description="order of a user's interactions with equal time")
     tie_seed: int = Field(0, ge=0, description="seed of tie_order=shuffle")
     history: int = Field(20, ge=1, description="most recent items of a history that a model sees")
+    protocol: Literal["leave_one_out", "temporal"] = Field(
+        "leave_one_out", description="targets: each user's last two items, or the first after two cuts in time"
+    )
+    cuts: tuple[float, float] = Field(
+        (0.8, 0.9), description="temporal: shares of the interactions that are older than the cuts"
+    )
     renumber: Literal["keep", "shuffle"] = Field(
         "keep", description="item numbers: as the source has them, or at random"
     )
     expected: dict[str, int] = Field(default_factory=dict, description="published users / items / interactions")
+
+    @model_validator(mode="after")
+    def _cuts_ascend(self) -> "DataParams":
+        if not 0 < self.cuts[0] < self.cuts[1] < 1:
+            raise ValueError(f"data.cuts={list(self.cuts)}: two ascending shares between 0 and 1 are needed")
+        return self
 
 
 class FeatureParams(Frozen):

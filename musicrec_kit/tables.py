@@ -203,6 +203,15 @@ def data_report(dataset: Dataset, expected: Mapping[str, int] | None = None) -> 
         "targets decided by the tie rule": ties.get("valid_test"),
         "test targets unseen in training": cold.get("test"),
     }
+    if cuts := manifest.get("cuts"):
+        day: Any = lambda time: str(pd.Timestamp(time, unit="s").date())
+        here |= {
+            "validation from": day(cuts["first"]),
+            "test from": day(cuts["second"]),
+            "validation targets": cuts["targets"]["valid"],
+            "interactions behind a cut that are no target": cuts["later"],
+            "test users unseen in training": cuts["test_users_not_in_training"],
+        }
     rows = []
     for name, value in here.items():
         known = published.get(name)

@@ -21,7 +21,7 @@ from musicrec_kit.data.filters import Events
 from musicrec_kit.data.images import ImageStore
 from musicrec_kit.data.raw import RawTables
 from musicrec_kit.data.reading import NO_TIME
-from musicrec_kit.data.splits import Sequences
+from musicrec_kit.data.splits import Sequences, held_out
 from musicrec_kit.params import DataParams, Refused
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def assemble(raw: RawTables, params: DataParams, name: str) -> Dataset:
     users, items, rows = _numbers(events, _catalogue(raw, params, events, has_text, has_image), params)
     order = np.argsort(users, kind="stable")
     events, users, items = events.take(order), users[order], items[order]
-    sequences = Sequences.from_counts(np.bincount(users), items, len(rows))
+    sequences, cuts = _split(np.bincount(users), items, events.time, len(rows), params)
     table = _items(raw, rows)
     interactions = pd.DataFrame(
         {
@@ -56,7 +56,7 @@ def assemble(raw: RawTables, params: DataParams, name: str) -> Dataset:
     images = ImageStore(raw.images)
     manifest = _manifest(params, name, sequences, events, table, images)
     kept = raw.numbered and len(rows) == len(raw.items) and params.renumber == "keep"
-    manifest |= {"filters": reports, "numbers_kept": bool(kept), "about": raw.about}
+    manifest |= {"filters": reports, "numbers_kept": bool(kept), "about": raw.about} | cuts
     _compare(manifest, params)
     return Dataset(name, interactions, table, manifest, images)
 
@@ -100,6 +100,31 @@ def _catalogue(
     return seen if raw.numbered else seen[np.argsort(first)]
 
 
+def _split(
+    counts: np.ndarray, items: np.ndarray, time: np.ndarray, n_items: int, params: DataParams
+) -> tuple[Sequences, dict[str, Any]]:
+    """Return the interactions with their split, and what the manifest says of cuts in time."""
+    if params.protocol == "leave_one_out":
+        return Sequences.from_counts(counts, items, n_items), {}
+    if unknown := int((time == NO_TIME).sum()):
+        raise Refused(
+            f"data.protocol=temporal needs the time of every interaction, and {unknown} of {len(time)} have none; "
+            "give a file with times, or set data.protocol=leave_one_out"
+        )
+    places = [int(share * len(time)) for share in params.cuts]
+    first, second = np.sort(time)[places].tolist()
+    sequences = Sequences.from_cuts(counts, items, time, (first, second), n_items)
+    found = {split: len(held_out(sequences, split, 1)) for split in ("valid", "test")}
+    if not sequences.in_training.any() or not all(found.values()):
+        raise Refused(
+            f"data.cuts={list(params.cuts)} leave {int(sequences.in_training.sum())} interactions to train on, "
+            f"{found['valid']} validation and {found['test']} test targets; choose other shares"
+        )
+    about = {"first": first, "second": second, "targets": found, "later": int((sequences.splits == 3).sum())}
+    unseen_users = sequences.test_at[sequences.train_end == sequences.offsets[:-1]] >= 0
+    return sequences, {"protocol": "temporal", "cuts": about | {"test_users_not_in_training": int(unseen_users.sum())}}
+
+
 def _items(raw: RawTables, rows: np.ndarray) -> pd.DataFrame:
     chosen = raw.items.iloc[rows].reset_index(drop=True)
     chosen.insert(0, "item", np.arange(len(rows)))
@@ -117,7 +142,7 @@ def _manifest(
         "items": len(items),
         "interactions": len(sequences.items),
         "prefixes": int(np.maximum(sequences.train_end - sequences.offsets[:-1] - 1, 0).sum()),
-        "held_out_users": int((sequences.held_out > 0).sum()),
+        "held_out_users": int((sequences.test_at >= 0).sum()),
         "fingerprint": fingerprint(sequences, items["raw_id"].tolist()),
         "items_fingerprint": items_fingerprint(items),
         "tie_order": params.tie_order,
@@ -132,21 +157,21 @@ def _manifest(
 def count_ties(sequences: Sequences, time: np.ndarray) -> dict[str, int]:
     """Return how many held-out users' targets hang on the tie rule.
 
-    `valid_test`: the last two interactions have one known time; `train_valid`: the two before the last have.
+    `valid_test`: the test target and the interaction before it have one known time; `train_valid`: the validation
+    target and the one before it have.
     """
-    last = sequences.offsets[1:][sequences.held_out > 0] - 1
     known = time != NO_TIME
+    test, valid = (held_out(sequences, split, 1).end for split in ("test", "valid"))
     return {
         "users_with_unknown_times": len(np.unique(sequences.users[~known])),
-        "valid_test": int((known[last] & (time[last] == time[last - 1])).sum()),
-        "train_valid": int((known[last - 1] & (time[last - 1] == time[last - 2])).sum()),
+        "valid_test": int((known[test] & (time[test] == time[test - 1])).sum()),
+        "train_valid": int((known[valid] & (time[valid] == time[valid - 1])).sum()),
     }
 
 
 def count_cold(sequences: Sequences) -> dict[str, int]:
     """Return how many validation and test targets are in nobody's training part."""
-    cold, last = ~sequences.seen, sequences.offsets[1:][sequences.held_out > 0] - 1
-    return {"valid": int(cold[sequences.items[last - 1]].sum()), "test": int(cold[sequences.items[last]].sum())}
+    return {split: int((~sequences.seen[held_out(sequences, split, 1).target]).sum()) for split in ("valid", "test")}
 
 
 def _compare(manifest: dict[str, Any], params: DataParams) -> None:

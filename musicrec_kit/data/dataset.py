@@ -27,7 +27,7 @@ class Dataset:
 
     Attributes:
         interactions: user int64, item int64, time Int64 (seconds, null where unknown), position int64, split (train,
-            valid, test); sorted by user and position.
+            valid, test, later); sorted by user and position.
         items: item int64, raw_id, title, description, brand str, categories (list of str), image (name inside `images`
             or None); row = item.
         manifest: counts, filters, fingerprint, tie rule (`data/assemble.py`).
@@ -57,10 +57,11 @@ class Dataset:
     @cached_property
     def _sequences(self) -> Sequences:
         counts = np.bincount(self.interactions["user"].to_numpy(), minlength=self.n_users)
-        return Sequences.from_counts(counts, self.interactions["item"].to_numpy(), self.n_items)
+        splits = pd.Index(SPLITS).get_indexer(pd.Index(self.interactions["split"])).astype(np.int8)
+        return Sequences.from_splits(counts, self.interactions["item"].to_numpy(), splits, self.n_items)
 
     def sequences(self) -> Sequences:
-        """Return all users' items in time order with their leave-one-out split."""
+        """Return all users' items in time order with their split."""
         return self._sequences
 
     def save(self, folder: Path) -> None:
@@ -116,16 +117,19 @@ def typed_items(items: pd.DataFrame) -> pd.DataFrame:
 def fingerprint(sequences: Sequences, raw_ids: Iterable[str]) -> str:
     """Return the hex sha256 of who consumed what in which order, of the split, and of the catalogue.
 
-    Hashed are lines in UTF-8, sorted: per user the number of held-out items and the raw ids in order as JSON strings,
-    joined by tabs; then an empty line and the catalogue's raw ids, one a line, sorted. Numbers of users and items do
+    Hashed are lines in UTF-8, sorted: per user the number of held-out items (where these are not split leave-one-out,
+    followed by the positions of the targets, -1 for none) and the raw ids in order as JSON strings, joined by tabs;
+    then an empty line and the catalogue's raw ids, one a line, sorted. Numbers of users and items do
     not enter: renumbering changes nothing.
     """
     names = [json.dumps(str(raw_id)) for raw_id in raw_ids]
     of_event = np.array(names, dtype=object)[sequences.items] if names else np.zeros(0, object)
-    bounds = sequences.offsets.tolist()
+    bounds, held = sequences.offsets.tolist(), list(map(str, sequences.held_out.tolist()))
+    if not sequences.leave_one_out:
+        places = (np.maximum(at - sequences.offsets[:-1], -1) for at in (sequences.valid_at, sequences.test_at))
+        held = [" ".join(map(str, each)) for each in zip(held, *(place.tolist() for place in places), strict=True)]
     lines = sorted(
-        "\t".join([str(held), *of_event[start:stop]])
-        for held, start, stop in zip(sequences.held_out.tolist(), bounds, bounds[1:], strict=False)
+        "\t".join([split, *of_event[start:stop]]) for split, start, stop in zip(held, bounds, bounds[1:], strict=False)
     )
     digest = hashlib.sha256()
     for line in [*lines, "", *sorted(names)]:

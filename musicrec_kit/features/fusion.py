@@ -7,7 +7,12 @@ import numpy as np
 from musicrec_kit.features.store import Features
 
 
-def early_fusion(features: Mapping[str, Features], modality: str = "joint", weights: Sequence[float] = ()) -> Features:
+def early_fusion(
+    features: Mapping[str, Features],
+    modality: str = "joint",
+    weights: Sequence[float] = (),
+    among: np.ndarray | None = None,
+) -> Features:
     """Return one joint matrix of several modalities (lineage.md row 52).
 
     Equal widths (the two towers of a CLIP): mean of the L2-normalised rows of the modalities that the item has.
@@ -16,6 +21,7 @@ def early_fusion(features: Mapping[str, Features], modality: str = "joint", weig
     Args:
         weights: of the mean, or of the modalities' standard deviations; empty: equal. With a weight of 0 the item needs
             one of the others.
+        among: bool [items], the items that centres and variances are measured on; None: all.
     """
     assert features, "nothing to fuse"
     given = np.array(weights or [1.0] * len(features), np.float64)
@@ -26,7 +32,7 @@ def early_fusion(features: Mapping[str, Features], modality: str = "joint", weig
     if len({part.dim for part in parts}) == 1:
         how, matrix = "mean", _mean_of_directions(parts, given)
     else:
-        scaled = [weight * _unit_variance(part) for part, weight in zip(parts, given, strict=True)]
+        scaled = [weight * _unit_variance(part, among) for part, weight in zip(parts, given, strict=True)]
         how, matrix = "concatenated", np.concatenate(scaled, axis=1)
     matrix = np.where(present[:, None], matrix, 0).astype(np.float32)
     return Features(modality, matrix, present, f"{how}({', '.join(part.encoder for part in parts)})")
@@ -41,8 +47,8 @@ def _mean_of_directions(parts: list[Features], weights: np.ndarray) -> np.ndarra
     return total / np.where(share > 0, share, 1)[:, None]
 
 
-def _unit_variance(part: Features) -> np.ndarray:
-    rows = part.matrix.astype(np.float64)
-    centred = rows - rows[part.present].mean(axis=0)
-    scale = np.sqrt(centred[part.present].var(axis=0).sum())
+def _unit_variance(part: Features, among: np.ndarray | None) -> np.ndarray:
+    rows, measured = part.matrix.astype(np.float64), part.present if among is None else part.present & among
+    centred = rows - rows[measured].mean(axis=0)
+    scale = np.sqrt(centred[measured].var(axis=0).sum())
     return np.where(part.present[:, None], centred / max(scale, 1e-12), 0)

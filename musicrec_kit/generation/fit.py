@@ -148,6 +148,7 @@ def fit_generator(
     Raises:
         Refused: a stage has no examples.
     """
+    sequences = sequences.before("test")
     users = sequences.n_users if params.user_tokens else 0
     made = Generator.untrained(ids, params, ids_params, history, seed, users, pictures)
     if params.pretrained:

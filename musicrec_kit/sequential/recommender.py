@@ -108,6 +108,7 @@ def fit_recommender(
         history: the most items that are read.
         sources: what the model reads of items; left out: nothing but their numbers.
     """
+    sequences = sequences.before("test")
     whole = sequences.items, sequences.offsets[:-1], sequences.train_end
     if params.rows == "positions":
         windows = overlapping_windows(*whole, history)
@@ -127,6 +128,7 @@ def fit_item_vectors(
     Not even the epoch is chosen by validation: a tenth of the users (at most 2,000) give a training item for it.
     Changing every validation and test item changes no bit of the vectors.
     """
+    sequences = sequences.before("valid")
     windows, examples = hold_back(sequences, history, HELD_BACK, MOST_HELD_BACK, seed)
     asked = SequentialParams(**params.model_dump(exclude={"loss"}), objective=params.loss)
     model = train(windows, sequences, examples, asked, history, folder, seed, device, name="sasrec", even=False).model

@@ -130,6 +130,7 @@ def sources_of(
     features: Mapping[str, Features],
     in_training: np.ndarray,
     seed: int = 0,
+    among: np.ndarray | None = None,
 ) -> Sources:
     """Return what a model with these settings reads.
 
@@ -137,6 +138,7 @@ def sources_of(
         modalities: of the method; codes are made of the one that it has.
         features: those of the modalities that the settings name, or more.
         in_training: bool [items]; codes are fitted on these items alone.
+        among: bool [items]; features are centred and scaled by these items; None: by all.
 
     Raises:
         Refused: attributes are asked for, and no item has any; or there are too few items for codes.
@@ -158,17 +160,18 @@ def sources_of(
         codes = product_codes(text.matrix, text.present & in_training, params.digits, values, seed)
         codes[~text.present] = -1
     kept = modalities if "features" in params.vectors else [m for m in features if m == params.beside]
-    matrices = {name: (scaled(features[name], params.scaling), features[name].present) for name in kept}
+    matrices = {name: (scaled(features[name], params.scaling, among), features[name].present) for name in kept}
     return Sources(len(items), attributes, matrices, codes, values)
 
 
-def scaled(features: Features, how: str) -> np.ndarray:
+def scaled(features: Features, how: str, among: np.ndarray | None = None) -> np.ndarray:
     """Return float32 [items, dim]: `none` as it is; `modality` centred and divided by one number, the root mean square.
 
     Encoders differ: a text of norm 1 beside a picture of norm 30 is not seen. Rows of items without it are zero.
     """
-    if how == "none" or not features.present.any():
+    measured = features.present if among is None else features.present & among
+    if how == "none" or not measured.any():
         return features.matrix
-    centred = features.matrix - features.matrix[features.present].mean(axis=0)
-    size = float(np.sqrt(np.square(centred[features.present]).mean()))
+    centred = features.matrix - features.matrix[measured].mean(axis=0)
+    size = float(np.sqrt(np.square(centred[measured]).mean()))
     return np.where(features.present[:, None], centred / (size or 1.0), 0).astype(np.float32)

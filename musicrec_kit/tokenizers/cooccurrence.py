@@ -32,9 +32,9 @@ def pair_counts(sequences: Sequences) -> Any:
     """
     from scipy.sparse import csr_array, dia_array
 
-    kept = sequences.in_training
-    places = sequences.users[kept].astype(np.int32), sequences.items[kept]
-    taken = csr_array((np.ones(int(kept.sum())), places), shape=(sequences.n_users, sequences.n_items))
+    sequences = sequences.before("valid")
+    places = sequences.users.astype(np.int32), sequences.items
+    taken = csr_array((np.ones(len(sequences.items)), places), shape=(sequences.n_users, sequences.n_items))
     pairs = taken.T @ taken
     pairs = csr_array(pairs - dia_array((pairs.diagonal()[None], [0]), shape=pairs.shape))
     pairs.eliminate_zeros()

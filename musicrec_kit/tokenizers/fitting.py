@@ -38,8 +38,9 @@ def fit(
     seed: int = 0,
     device: str = "cpu",
     sequences: Sequences | None = None,
+    among: np.ndarray | None = None,
 ) -> tuple[AnyTokenizer, ItemCodes]:
-    """Fit a tokenizer on all items and return it with their codes.
+    """Fit a tokenizer and return it with the codes of all items.
 
     Args:
         features: modality -> `Features` (`.matrix` [items, dim], `.present` [items]).
@@ -47,6 +48,7 @@ def fit(
         folder: for `health.json`, and `metrics.jsonl` and checkpoints of the training (one folder per modality when
             they are trained apart). The caller saves what is returned.
         sequences: the interactions, for a tokenizer that reads them instead of features.
+        among: bool [items], the items to fit on; None: all.
 
     Raises:
         Refused: the settings do not fit the data.
@@ -54,16 +56,19 @@ def fit(
     """
     matrices = {name: found.matrix for name, found in features.items()}
     masks = {name: found.present for name, found in features.items()}
+    shown = masks if among is None else {name: mask & among for name, mask in masks.items()}
     seed = seeds.child(seed + params.seed_offset, "tokenizer")
     if not params.reads_features:
         assert sequences is not None, "clusters of co-occurrence without interactions"
         clusters = CoOccurrence(params)
         return clusters, _healthy(clusters.fit(sequences, seed), params, folder)
     if params.grows_a_tree:
-        tree = Hierarchical.fit(matrices, masks, params, seed)
+        tree = Hierarchical.fit(matrices, shown, params, seed)
         return tree, _healthy(tree.encode(matrices, masks), params, folder)
-    _check(masks, vectors, params)
-    items = Items.of(matrices, masks, vectors if params.alpha or params.beta else None, device)
+    _check(shown, vectors, params)
+    items = Items.of(matrices, shown, vectors if params.alpha or params.beta else None, device)
+    if among is not None:
+        items = items.take(torch.from_numpy(among).to(device))
     dims = {name: matrix.shape[1] for name, matrix in matrices.items()}
     tokenizer = Tokenizer(params, dims, None if items.cf is None else items.cf.shape[1], seed).to(device)
     for part in tokenizer.parts:

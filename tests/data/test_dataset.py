@@ -12,6 +12,7 @@ from musicrec_kit.data.assemble import assemble
 from musicrec_kit.data.dataset import fingerprint
 from musicrec_kit.data.splits import Sequences
 from musicrec_kit.params import DataParams, DemoParams, Refused
+from musicrec_kit.tables import data_report
 
 
 def raw_tables(rows, images=None, pictures=(), numbered=False):
@@ -194,3 +195,57 @@ def test_the_demo_is_a_data_set_like_any_other(tmp_path):
     dataset.save(folder)
     loaded = Dataset.load(folder.rename(tmp_path / "moved"))
     assert loaded.images.open(loaded.items["image"][0]).size == (32, 32)
+
+
+def temporal(rows, **more):
+    return assemble(raw_tables(rows), DataParams(k_core=0, protocol="temporal", **more), "cut")
+
+
+# times 1 .. 10; with cuts at .5 and .8 what is older than 6 trains, and tests begin at 9
+LONG = [
+    ("u", "a", 1), ("u", "b", 2), ("u", "c", 6), ("u", "d", 7), ("u", "e", 9),
+    ("w", "a", 3), ("w", "c", 10),
+    ("v", "b", 4), ("v", "a", 5),
+    ("x", "c", 8),
+]  # fmt: skip
+
+
+def test_a_cut_in_time_by_hand(tmp_path):
+    dataset = temporal(LONG, cuts=(0.5, 0.8))
+    table = dataset.interactions
+    users = {name: number for number, name in enumerate("uwvx")}
+    found = {(user, split): g["time"].tolist() for (user, split), g in table.groupby(["user", "split"])}
+    assert found == {
+        (users["u"], "train"): [1, 2],
+        (users["u"], "valid"): [6],
+        (users["u"], "later"): [7],
+        (users["u"], "test"): [9],
+        (users["w"], "train"): [3],
+        (users["w"], "test"): [10],
+        (users["v"], "train"): [4, 5],
+        (users["x"], "later"): [8],
+    }
+    manifest = dataset.manifest
+    assert manifest["protocol"] == "temporal" and manifest["held_out_users"] == 2
+    # c, d and e are in nobody's training part: the validation target c, the test targets e and c
+    assert manifest["cold_targets"] == {"valid": 1, "test": 2}
+    assert manifest["cuts"] == {
+        "first": 6, "second": 9, "targets": {"valid": 1, "test": 2}, "later": 2, "test_users_not_in_training": 0
+    }  # fmt: skip
+    assert manifest["ties"] == {"users_with_unknown_times": 0, "valid_test": 0, "train_valid": 0}
+    report = data_report(dataset).set_index("quantity")["here"]
+    assert report["test from"] == "1970-01-01" and report["validation targets"] == 1
+    dataset.save(tmp_path)
+    again = Dataset.load(tmp_path).sequences()
+    assert np.array_equal(again.splits, dataset.sequences().splits)
+    prints = {temporal(LONG, cuts=cuts).manifest["fingerprint"] for cuts in ((0.5, 0.8), (0.4, 0.8), (0.5, 0.9))}
+    assert len({*prints, assemble(raw_tables(LONG), DataParams(k_core=0), "cut").manifest["fingerprint"]}) == 4
+
+
+def test_cuts_that_cannot_be_made_are_refused():
+    with pytest.raises(Refused, match="1 of 8 have none"):
+        temporal([*ROWS[:-1], ("v", "b", None)])
+    with pytest.raises(Refused, match="0 interactions to train on"):
+        temporal([("u", i, 5) for i in "abcd"])
+    with pytest.raises(ValueError, match="two ascending shares"):
+        DataParams(cuts=(0.9, 0.8))

@@ -1,4 +1,4 @@
-"""Leave-one-out and training prefixes against slices of plain lists."""
+"""Leave-one-out, cuts in time and training prefixes against slices of plain lists."""
 
 import numpy as np
 import pytest
@@ -80,3 +80,54 @@ def test_types_are_those_of_the_contract():
     assert (examples.users.dtype, examples.start.dtype, examples.target.dtype) == (np.int64, np.int64, np.int32)
     with pytest.raises(AssertionError):
         held_out(sequences, "train", 20)
+
+
+def walk(histories, times, cuts):
+    """The slow rule: training items, and (user, history, target) of each split."""
+    trained, found = [], {"valid": [], "test": []}
+    for user, (items, when) in enumerate(zip(histories, times, strict=True)):
+        trained.append([i for i, t in zip(items, when, strict=True) if t < cuts[0]])
+        for split, first, last in (("valid", cuts[0], cuts[1]), ("test", cuts[1], 10**9)):
+            for place, t in enumerate(when):
+                if first <= t < last:
+                    if place:
+                        found[split].append((user, items[:place], items[place]))
+                    break
+    return trained, found
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 12)), max_size=9), max_size=7), st.data())
+def test_cuts_in_time_equal_the_slow_rule(events, data):
+    first = data.draw(st.integers(0, 12))
+    cuts = first, data.draw(st.integers(first + 1, 14))
+    times = [sorted(t for _, t in user) for user in events]
+    histories = [[i for i, _ in user] for user in events]
+    counts = np.array([len(h) for h in histories], np.int64)
+    items, time = (np.array([x for part in parts for x in part], np.int64) for parts in (histories, times))
+    sequences = Sequences.from_cuts(counts, items, time, cuts, 10)
+    trained, found = walk(histories, times, cuts)
+    for user, expected in enumerate(trained):
+        assert sequences.items[sequences.offsets[user] : sequences.train_end[user]].tolist() == expected
+    for split, expected in found.items():
+        assert listed(sequences, held_out(sequences, split, 10**9)) == expected
+    again = Sequences.from_splits(counts, items, sequences.splits, 10)
+    assert all(np.array_equal(getattr(again, n), getattr(sequences, n)) for n in ("held_out", "valid_at", "test_at"))
+    assert (time[sequences.in_training] < cuts[0]).all() and (time[sequences.splits == 2] >= cuts[1]).all()
+    only, known = sequences.before("valid"), sequences.before("test")
+    parts = np.split(only.items, only.offsets[1:-1]) if trained else []
+    assert [part.tolist() for part in parts] == trained
+    assert known.in_training.sum() == len(only.items) and (known.test_at == -1).all()
+    assert [(u, t) for u, _, t in listed(known, held_out(known, "valid", 9))] == [(u, t) for u, _, t in found["valid"]]
+    assert not len(held_out(only, "valid", 9)) and known.n_items == only.n_items == 10
+
+
+@given(HISTORIES)
+def test_what_is_known_before_a_split_holds_neither_it_nor_what_follows(histories):
+    sequences = Sequences.from_lists(histories, n_items=10)
+    for split, left_out in (("valid", 2), ("test", 1)):
+        known = sequences.before(split)
+        parts = np.split(known.items, known.offsets[1:-1]) if histories else []
+        kept = [h[: len(h) - left_out] if len(h) >= 3 else h for h in histories]
+        assert [part.tolist() for part in parts] == kept
+        assert listed(known, train_prefixes(known, 3)) == listed(sequences, train_prefixes(sequences, 3))
+        assert np.array_equal(known.seen, sequences.seen)

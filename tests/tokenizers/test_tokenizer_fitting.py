@@ -345,3 +345,20 @@ def test_each_setting_of_training_changes_the_codes():
     ):
         other = tokenizers.fit(features, cf, tiny(**{**base, **change}))[0].modules.state_dict()
         assert not torch.equal(other["0.quantizer.shared.0"], plain["0.quantizer.shared.0"]), change
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "hierarchical"])
+def test_items_left_out_of_the_fit_get_codes_and_move_nobody_elses(kind):
+    among = np.arange(48) < 36
+    params = tiny(kind=kind, allow_collapse=True, branching=4, leaf=4)
+    made = []
+    for shift in (0.0, 7.0):
+        features = planted(missing=3)
+        for found in features.values():
+            found.matrix = np.where(among[:, None], found.matrix, found.matrix + shift).astype(np.float32)
+        made.append(tokenizers.fit(features, vectors(), params, among=among)[1])
+    for name, codes in made[0].codes.items():
+        assert np.array_equal(codes[:36], made[1].codes[name][:36])
+        assert codes.shape[0] == 48 and (codes[36:, 0] >= 0).all()
+    everything = tokenizers.fit(planted(missing=3), vectors(), params)[1]
+    assert same(everything, tokenizers.fit(planted(missing=3), vectors(), params, among=np.ones(48, bool))[1])
