@@ -20,7 +20,7 @@ ORDER = (
     "torchvision_hook settings_help stage_params sequential_params params methods seeds locks runs training data "
     "features tokenizers evaluation ids generation sequential analysis plots plots_mechanism tables orderings "
     "row_tables paper_tables paper_plots plan pipeline recommender forecast notebooks sweep grid_tasks grid "
-    "paper_cells cli"
+    "paper_cells ledger cli"
 ).split()
 
 

@@ -1,0 +1,226 @@
+"""The papers held against their own tables and against ours: every claim with a verdict, every printed cell with a gap.
+
+Data in: `params/published` (cells, claims, statements as printed) and finished runs. Data out: the two tables of
+notebook 90.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from musicrec_kit import methods, runs, sweep, tables
+from musicrec_kit.evaluation import published
+from musicrec_kit.orderings import FAILS, HOLDS, NOT_RUN, UNTOLD
+from musicrec_kit.params import Size
+
+AGREES, PARTLY, CONTRADICTS = "agrees", "in part", "contradicts"
+UNTESTED = "cannot be tested here"
+CLAIMS = ["paper", "place", "claim", "own table", "own table says", "here", "why"]
+CELLS = ["table", "dataset", "row", "metric", "printed", "impossible", "ours", "gap", "reason", "run"]
+ENOUGH = 0.01  # a printed mean gain may fall this far short of the one that is claimed: rounding
+
+
+# --- what the printed table says of the claim that is made of it ------------------------------------------------------
+
+
+def statements(name: str) -> list[dict[str, Any]]:
+    """Return all that a paper says of one of its tables or figures: claims of orders, and other statements."""
+    raw = published.read(name)
+    return [*raw.get("claims", []), *raw.get("statements", [])]
+
+
+def ordered(name: str) -> list[dict[str, Any]]:
+    """Return the statements that our rows can be asked of: one row better than others."""
+    return [statement for statement in statements(name) if "better" in statement]
+
+
+def on_paper(name: str, statement: Mapping[str, Any]) -> tuple[str, str]:
+    """Return whether a published table bears out what is said of it, and the arithmetic in words; ("", "") without any.
+
+    A statement has one of these: `better` and `than` (rows), over all cells; or, and then it counts, `gain`
+    {of, over, printed}, a mean relative gain; `best` {row, among}, over `datasets` and `metrics` where named;
+    `greatest`, a column, in tables whose rows are data sets; `drop` {column, from}, the same.
+    """
+    tidy = published.table(name)
+    if tidy.empty:
+        return "", ""
+    if "gain" in statement:
+        told = statement["gain"]
+        won, cells, mean = published.agreement(name, told["of"], told["over"])
+        words = f"{mean:+.1%} on average over {cells} cells, {won} of them higher; claimed {told['printed']:+.0%}"
+        enough = mean >= told["printed"] - ENOUGH
+        return AGREES if enough else PARTLY if mean > 0 else CONTRADICTS, words
+    if "best" in statement:
+        return _best(tidy, statement)
+    if "greatest" in statement:
+        wide = tidy.pivot(index="dataset", columns="metric", values="value").astype(float)
+        top = wide.idxmax(axis=1)
+        return _of_all(top == statement["greatest"], [f"{d}: {top[d]}" for d in wide.index], "data sets")
+    if "drop" in statement:
+        wide = tidy.pivot(index="dataset", columns="metric", values="value").astype(float)
+        change = wide[statement["drop"]["column"]] / wide[statement["drop"]["from"]] - 1
+        return _of_all(change < 0, [f"{d}: {c:+.0%}" for d, c in change.items()], "data sets", always=True)
+    return _orders(name, statement["better"], statement["than"]) if "better" in statement else ("", "")
+
+
+def _orders(name: str, better: str, than: Iterable[str]) -> tuple[str, str]:
+    counted = {row: published.agreement(name, better, row) for row in than}
+    counted = {row: found for row, found in counted.items() if found[1]}
+    if not counted:
+        return "", ""
+    won, cells = (sum(found[i] for found in counted.values()) for i in (0, 1))
+    told = {row: f"over {row} in {w} of {c} cells, {gain:+.1%}" for row, (w, c, gain) in counted.items()}
+    if won == cells and len(counted) > 2:
+        gains = [gain for _, _, gain in counted.values()]
+        told = {"": f"in all {cells} cells, by {min(gains):+.1%} to {max(gains):+.1%} on average over a row"}
+    words = "; ".join(told.values())
+    return AGREES if won == cells else PARTLY if won else CONTRADICTS, words
+
+
+def _best(tidy: pd.DataFrame, statement: Mapping[str, Any]) -> tuple[str, str]:
+    told = statement["best"]
+    rows = tidy[tidy["method"].isin([told["row"], *told["among"]])]
+    rows = rows[rows["dataset"].isin(statement.get("datasets", rows["dataset"].unique()))]
+    rows = rows[rows["metric"].isin(statement.get("metrics", rows["metric"].unique()))]
+    wide = rows.assign(value=rows["value"].astype(float)).pivot(
+        index=["dataset", "metric"], columns="method", values="value"
+    )
+    top = wide.idxmax(axis=1)
+    each = [f"{' '.join(place)}: {row}" for place, row in zip(wide.index.tolist(), top, strict=True)]
+    return _of_all(top == told["row"], each, "cells")
+
+
+def _of_all(so: pd.Series, each: list[str], what: str, always: bool = False) -> tuple[str, str]:
+    """Return the verdict on a claim about several places, and in how many it is so; the others by name."""
+    exceptions = [text for text, fine in zip(each, so, strict=True) if always or not fine]
+    words = f"in {int(so.sum())} of {len(so)} {what}" + (f" ({'; '.join(exceptions)})" if exceptions else "")
+    return AGREES if so.all() else PARTLY if so.any() else CONTRADICTS, words
+
+
+# --- the claims ------------------------------------------------------------------------------------------------------
+
+
+def claims(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return one row per claim of both papers: what its own table says of it, and what is found here.
+
+    Args:
+        found: name of a published table -> `orderings.orderings` of its claims on our runs; a name that is left out
+            was not run.
+
+    Columns: CLAIMS; `here` is one of the verdicts of `orderings`, "holds in part", or "cannot be tested here".
+    """
+    rows = []
+    for name in methods.names("published"):
+        raw = published.read(name)
+        for statement in statements(name):
+            own, words = on_paper(name, statement)
+            words = "; ".join(filter(None, [words, statement.get("note", "")]))
+            here, why = _here(statement, found.get(name))
+            place = statement.get("where", raw["source"].rsplit(", ", 1)[-1])
+            rows.append([raw["paper"], place, statement["says"], own, words, here, why])
+    table = pd.DataFrame(rows, columns=CLAIMS)
+    # an order that a paper states of several rows apart is one claim
+    return table.drop_duplicates(ignore_index=True)
+
+
+def _here(statement: Mapping[str, Any], found: pd.DataFrame | None) -> tuple[str, str]:
+    if "verdict" in statement:
+        return statement["verdict"], " ".join(statement["because"].split())
+    if "better" not in statement:
+        return UNTESTED, " ".join(statement.get("because", "no run of these data").split())
+    if found is None:
+        return NOT_RUN, ""
+    run = found[(found["claim"] == statement["says"]) & (found["verdict"] != NOT_RUN)]
+    if run.empty:
+        return NOT_RUN, ""
+    plain = run[run["metric"] == run["metric"].iloc[0]]
+    words = "; ".join(
+        f"{line['better']} over {line['than']} {line['difference']:+.3f} [{line['low']:+.3f}, {line['high']:+.3f}]"
+        for line in plain.to_dict("records")
+    )
+    kinds = set(plain["verdict"])
+    if kinds == {HOLDS}:
+        return HOLDS, words
+    if FAILS in kinds:
+        return FAILS, words
+    return UNTOLD if HOLDS not in kinds else f"{HOLDS} in part", words
+
+
+# --- every printed cell ----------------------------------------------------------------------------------------------
+
+
+def cells(runs_dir: Path | str, names: Iterable[str] = ()) -> pd.DataFrame:
+    """Return every cell of the published tables beside our number, where there is one, and the reason where not.
+
+    A number of ours stands beside a cell only where users, items and interactions are those of the paper's data. Of
+    several runs of a row the largest size is taken, then the one that changes least; several seeds are averaged.
+
+    Columns: CELLS; `gap` is ours less printed, `run` the run folders without their seeds.
+    """
+    by_method: dict[str, list[runs.Run]] = {}
+    for run in runs.list_runs(methods.home() / runs_dir):
+        by_method.setdefault(run.method, []).append(run)
+    rows = []
+    for name in names or [name for name in methods.names("published") if published.read(name)["values"]]:
+        raw, ours = published.read(name), _levels(name)
+        for cell in published.table(name).to_dict("records"):
+            levels = [level for level, row in (raw.get("rows") or {}).items() if row == cell["method"]]
+            trained = [run for level in levels for run in _runs_of(ours.get(level), by_method)]
+            trained = [run for run in trained if _is(name, cell["dataset"], run)]
+            value, reason, where = _ours(raw, cell, trained)
+            gap = value - cell["value"] if isinstance(cell["value"], float) else np.nan
+            place = [name, cell["dataset"], cell["method"], cell["metric"], cell["value"], cell["impossible"]]
+            rows.append([*place, value, gap, reason, where])
+    return pd.DataFrame(rows, columns=CELLS)
+
+
+def _levels(name: str) -> dict[str, dict[str, Any]]:
+    """Return row -> settings of the sweep that fills a published table; nothing where there is no such sweep."""
+    return sweep.levels_of_axes(sweep.read(name)).get("row", {}) if name in methods.names("sweeps") else {}
+
+
+def _runs_of(settings: Mapping[str, Any] | None, by_method: Mapping[str, list[runs.Run]]) -> list[runs.Run]:
+    """Return the finished runs of a sweep's row: of its method, with at least its changes."""
+    if settings is None:
+        return []
+    asked = dict(methods.leaves({key: value for key, value in settings.items() if key != "method"}))
+    found = by_method.get(methods.method_name(settings.get("method", "musicrec")), [])
+    return [run for run in found if asked.items() <= dict(methods.leaves(_request(run))).items()]
+
+
+def _request(run: runs.Run) -> dict[str, Any]:
+    told = yaml.safe_load((run.folder / "settings.yaml").read_text(encoding="utf-8"))
+    return dict(told["request"]["overrides"])
+
+
+def _is(name: str, dataset: str, run: runs.Run) -> bool:
+    return published.same_data(name, tables.data_manifest(run))[0] == dataset
+
+
+def _ours(raw: Mapping[str, Any], cell: Mapping[Any, Any], trained: list[runs.Run]) -> tuple[float, str, str]:
+    """Return our number, or nan, the suspected reason of the gap, and the run."""
+    dagger = "impossible as printed; " if cell["impossible"] else ""
+    if not trained:
+        lacking = (raw.get("absent") or {}).get(cell["dataset"], "not run")
+        return np.nan, dagger + (raw.get("elsewhere") or lacking), ""
+    best = max(trained, key=lambda run: (get_args(Size).index(run.size), -len(dict(methods.leaves(_request(run))))))
+    group = [run for run in trained if (run.variant, run.size) == (best.variant, best.size)]
+    values = [run.metrics[f"test/{run.metrics['main_list']}/{cell['key']}"] for run in group]
+    return float(np.mean(values)), dagger + _budget(best, len(group)), best.name.rsplit("/", 1)[0]
+
+
+def _budget(run: runs.Run, seeds: int) -> str:
+    """Return how much a run was trained: what a gap at a small size is to be suspected of first."""
+    told = yaml.safe_load((run.folder / "settings.yaml").read_text(encoding="utf-8"))
+    words = [f"size {run.size}", f"{seeds} seed{'s' if seeds > 1 else ''}"]
+    if "generator" in run.stages:
+        g = told["generator"]
+        amount = f"{g['steps']:,} steps" if g.get("steps") else f"{g['epochs']} epochs"
+        words += [f"T5 {g['backbone']}", amount]
+    elif "recommender" in run.stages:
+        words.append("trained until validation stopped it")
+    return ", ".join(words)
