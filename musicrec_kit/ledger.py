@@ -6,7 +6,7 @@ notebook 90.
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -161,17 +161,13 @@ def cells(runs_dir: Path | str, names: Iterable[str] = ()) -> pd.DataFrame:
 
     Columns: CELLS; `gap` is ours less printed, `run` the run folders without their seeds.
     """
-    by_method: dict[str, list[runs.Run]] = {}
-    for run in runs.list_runs(methods.home() / runs_dir):
-        by_method.setdefault(run.method, []).append(run)
+    found = runs.list_runs(methods.home() / runs_dir)
     rows = []
     for name in names or [name for name in methods.names("published") if published.read(name)["values"]]:
-        raw, ours = published.read(name), _levels(name)
+        raw = published.read(name)
+        trained = _trained(name, raw, found)
         for cell in published.table(name).to_dict("records"):
-            levels = [level for level, row in (raw.get("rows") or {}).items() if row == cell["method"]]
-            trained = [run for level in levels for run in _runs_of(ours.get(level), by_method)]
-            trained = [run for run in trained if _is(name, cell["dataset"], run)]
-            value, reason, where = _ours(raw, cell, trained)
+            value, reason, where = _ours(raw, cell, trained.get((cell["dataset"], cell["method"]), []))
             gap = value - cell["value"] if isinstance(cell["value"], float) else np.nan
             place = [name, cell["dataset"], cell["method"], cell["metric"], cell["value"], cell["impossible"]]
             rows.append([*place, value, gap, reason, where])
@@ -183,44 +179,91 @@ def _levels(name: str) -> dict[str, dict[str, Any]]:
     return sweep.levels_of_axes(sweep.read(name)).get("row", {}) if name in methods.names("sweeps") else {}
 
 
-def _runs_of(settings: Mapping[str, Any] | None, by_method: Mapping[str, list[runs.Run]]) -> list[runs.Run]:
-    """Return the finished runs of a sweep's row: of its method, with at least its changes."""
-    if settings is None:
-        return []
-    asked = dict(methods.leaves({key: value for key, value in settings.items() if key != "method"}))
-    found = by_method.get(methods.method_name(settings.get("method", "musicrec")), [])
-    return [run for run in found if asked.items() <= dict(methods.leaves(_request(run))).items()]
+class Trained(NamedTuple):
+    """A finished run, its resolved settings, and what its request changed in the method's file."""
+
+    run: runs.Run
+    settings: dict[str, Any]
+    changes: dict[str, Any]
 
 
-def _request(run: runs.Run) -> dict[str, Any]:
-    told = yaml.safe_load((run.folder / "settings.yaml").read_text(encoding="utf-8"))
-    return dict(told["request"]["overrides"])
+def _trained(name: str, raw: Mapping[str, Any], found: Iterable[runs.Run]) -> dict[tuple[str, str], list[Trained]]:
+    """Return (the paper's data set, its row) -> the runs that are of both."""
+    made: dict[tuple[str, str], list[Trained]] = {}
+    levels = {level: settings for level, settings in _levels(name).items() if level in (raw.get("rows") or {})}
+    same: dict[str, str | None] = {}  # of a data set here, by the key of its stage
+    for run in found:
+        key = run.stages["data"]
+        if key not in same:
+            same[key] = published.same_data(name, tables.data_manifest(run))[0]
+        if (dataset := same[key]) is None:
+            continue
+        settings = yaml.safe_load((run.folder / "settings.yaml").read_text(encoding="utf-8"))
+        one = Trained(run, settings, dict(methods.leaves(settings["request"]["overrides"])))
+        for level, asked in levels.items():
+            if _is_of(one, asked):
+                made.setdefault((dataset, raw["rows"][level]), []).append(one)
+    return made
 
 
-def _is(name: str, dataset: str, run: runs.Run) -> bool:
-    return published.same_data(name, tables.data_manifest(run))[0] == dataset
+def _is_of(one: Trained, asked: Mapping[str, Any]) -> bool:
+    """Return whether a run is of a sweep's row: of its method, with at least its changes."""
+    changes = dict(methods.leaves({key: value for key, value in asked.items() if key != "method"}))
+    method = methods.method_name(asked.get("method", "musicrec"))
+    return one.run.method == method and changes.items() <= one.changes.items()
 
 
-def _ours(raw: Mapping[str, Any], cell: Mapping[Any, Any], trained: list[runs.Run]) -> tuple[float, str, str]:
+def _ours(raw: Mapping[str, Any], cell: Mapping[Any, Any], trained: list[Trained]) -> tuple[float, str, str]:
     """Return our number, or nan, the suspected reason of the gap, and the run."""
     dagger = "impossible as printed; " if cell["impossible"] else ""
     if not trained:
         lacking = (raw.get("absent") or {}).get(cell["dataset"], "not run")
         return np.nan, dagger + (raw.get("elsewhere") or lacking), ""
-    best = max(trained, key=lambda run: (get_args(Size).index(run.size), -len(dict(methods.leaves(_request(run))))))
-    group = [run for run in trained if (run.variant, run.size) == (best.variant, best.size)]
+    best = max(trained, key=lambda one: (get_args(Size).index(one.run.size), -len(one.changes)))
+    group = [run for run, _, _ in trained if (run.variant, run.size) == (best.run.variant, best.run.size)]
     values = [run.metrics[f"test/{run.metrics['main_list']}/{cell['key']}"] for run in group]
-    return float(np.mean(values)), dagger + _budget(best, len(group)), best.name.rsplit("/", 1)[0]
+    return float(np.mean(values)), dagger + _budget(best, len(group)), best.run.name.rsplit("/", 1)[0]
 
 
-def _budget(run: runs.Run, seeds: int) -> str:
+def _budget(one: Trained, seeds: int) -> str:
     """Return how much a run was trained: what a gap at a small size is to be suspected of first."""
-    told = yaml.safe_load((run.folder / "settings.yaml").read_text(encoding="utf-8"))
-    words = [f"size {run.size}", f"{seeds} seed{'s' if seeds > 1 else ''}"]
-    if "generator" in run.stages:
-        g = told["generator"]
+    words = [f"size {one.run.size}", f"{seeds} seed{'s' if seeds > 1 else ''}"]
+    if "generator" in one.run.stages:
+        g = one.settings["generator"]
         amount = f"{g['steps']:,} steps" if g.get("steps") else f"{g['epochs']} epochs"
         words += [f"T5 {g['backbone']}", amount]
-    elif "recommender" in run.stages:
+    elif "recommender" in one.run.stages:
         words.append("trained until validation stopped it")
     return ", ".join(words)
+
+
+# --- runs on data that nobody generated ------------------------------------------------------------------------------
+
+SHOWN = ("hr@10", "ndcg@10", "hr@10/no_history", "ndcg@10/no_history")
+
+
+def on_real_data(runs_dir: Path | str) -> pd.DataFrame:
+    """Return one row per finished run on data that are not generated, seeds averaged, the counters' rows last.
+
+    Columns: dataset, data (its fingerprint), row (method and variant), size, seeds, then test metrics of the list
+    of record.
+    """
+    rows = []
+    for run in runs.list_runs(methods.home() / runs_dir):
+        manifest, metrics = tables.data_manifest(run), run.metrics
+        if manifest.get("source") in (None, "demo"):
+            continue
+        # the counters are the same in every run of a data set
+        for row, name, size in (
+            (f"{run.method}{run.variant}", metrics["main_list"], run.size),
+            ("counter: markov", "markov", ""),
+            ("counter: popularity", "popularity", ""),
+        ):
+            values = {metric: metrics[f"test/{name}/{metric}"] for metric in SHOWN}
+            place = {"dataset": run.dataset, "data": metrics["fingerprint"][:8], "row": row, "size": size}
+            rows.append({**place, "seed": run.seed if size else 0, **values})
+    table = pd.DataFrame(rows, columns=["dataset", "data", "row", "size", "seed", *SHOWN])
+    grouped = table.groupby(["dataset", "data", "row", "size"], sort=False)
+    means = grouped[list(SHOWN)].mean().assign(seeds=grouped["seed"].nunique()).reset_index()
+    order = means.assign(last=means["size"] == "").sort_values(["dataset", "data", "last"], kind="stable")
+    return order[["dataset", "data", "row", "size", "seeds", *SHOWN]].reset_index(drop=True)

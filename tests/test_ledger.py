@@ -125,12 +125,19 @@ def test_a_run_on_the_papers_data_stands_beside_its_cell_and_others_do_not(tmp_p
     assert cell["reason"] == "size smoke, 2 seeds, T5 tiny, 2 steps" and cell["run"].startswith("demo_tiny/tiger+")
     # an ablation's row needs its change, and a run without it is none
     told = yaml.safe_load((jobs[0].run_folder / "settings.yaml").read_text())["request"]["overrides"]
-    run = runs.load_run(jobs[0].run_folder)
-    by_method = {"tiger": [run]}
-    assert (
-        ledger._runs_of({"method": "tiger"}, by_method)
-        == [run]
-        == ledger._runs_of({"method": "tiger", **told}, by_method)
-    )
-    assert not ledger._runs_of({"method": "tiger", "tokenizer": {"alpha": 0.5}}, by_method)
-    assert not ledger._runs_of({}, by_method) and not ledger._runs_of(None, by_method)
+    one = ledger.Trained(runs.load_run(jobs[0].run_folder), {}, dict(methods.leaves(told)))
+    assert ledger._is_of(one, {"method": "tiger"}) and ledger._is_of(one, {"method": "tiger", **told})
+    assert not ledger._is_of(one, {"method": "tiger", "tokenizer": {"alpha": 0.5}}) and not ledger._is_of(one, {})
+
+
+def test_real_data_have_their_runs_and_their_counters(tmp_path: Path, monkeypatch) -> None:
+    quick = {"sequential": {"epochs": 1}}
+    jobs = [Job("demo_tiny", "sasrec", "smoke", seed, tmp_path, None, quick) for seed in (0, 1)]
+    metrics = [job.metrics for job in jobs]
+    assert ledger.on_real_data(tmp_path).empty, "generated data are not real"
+    monkeypatch.setattr(ledger.tables, "data_manifest", lambda run: {"source": "table"})
+    table = ledger.on_real_data(tmp_path).set_index("row")
+    assert list(table.index) == [f"sasrec{jobs[0].variant}", "counter: markov", "counter: popularity"]
+    assert table.iloc[0]["hr@10"] == pytest.approx(np.mean([m["test/main/hr@10"] for m in metrics]))
+    assert table.loc["counter: markov", "hr@10/no_history"] == metrics[0]["test/markov/hr@10/no_history"]
+    assert table["seeds"].tolist() == [2, 1, 1]
