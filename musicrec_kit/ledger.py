@@ -14,7 +14,7 @@ import yaml
 
 from musicrec_kit import methods, runs, sweep, tables
 from musicrec_kit.evaluation import published
-from musicrec_kit.orderings import FAILS, HOLDS, NOT_RUN, UNTOLD
+from musicrec_kit.orderings import FAILS, HOLDS, NOT_RUN, UNTOLD, Ranks, orderings
 from musicrec_kit.params import Size
 
 AGREES, PARTLY, CONTRADICTS = "agrees", "in part", "contradicts"
@@ -38,22 +38,33 @@ def ordered(name: str) -> list[dict[str, Any]]:
     return [statement for statement in statements(name) if "better" in statement]
 
 
+def verdicts(name: str, ranks: Mapping[tuple[str, str], Ranks]) -> pd.DataFrame:
+    """Return `orderings.orderings` of everything that a paper says of its table, asked of our rows.
+
+    In the table's own metric: the last hit rate that it prints, or the last of the metrics that a statement names.
+    """
+    keys = published.read(name)["metrics"]
+    usual = [key for key in keys.values() if key.startswith("hr@")][-1]
+    asked = {says["says"]: keys[says["metrics"][-1]] if "metrics" in says else usual for says in ordered(name)}
+    found = [orderings(ranks, [says], [asked[says["says"]]], name) for says in ordered(name)]
+    return pd.concat(found, ignore_index=True)
+
+
 def on_paper(name: str, statement: Mapping[str, Any]) -> tuple[str, str]:
     """Return whether a published table bears out what is said of it, and the arithmetic in words; ("", "") without any.
 
     A statement has one of these: `better` and `than` (rows), over all cells; or, and then it counts, `gain`
-    {of, over, printed}, a mean relative gain; `best` {row, among}, over `datasets` and `metrics` where named;
-    `greatest`, a column, in tables whose rows are data sets; `drop` {column, from}, the same.
+    {of, over, printed}, a mean relative gain, with `most` the largest; `best` {row, among}, over `datasets` and
+    `metrics` where named, and not best in those of `except`; `greatest`, a column, in tables whose rows are data sets;
+    `drop` {column, from}, the same; `improvement`, the table's own row of percentages.
     """
     tidy = published.table(name)
     if tidy.empty:
         return "", ""
     if "gain" in statement:
-        told = statement["gain"]
-        won, cells, mean = published.agreement(name, told["of"], told["over"])
-        words = f"{mean:+.1%} on average over {cells} cells, {won} of them higher; claimed {told['printed']:+.0%}"
-        enough = mean >= told["printed"] - ENOUGH
-        return AGREES if enough else PARTLY if mean > 0 else CONTRADICTS, words
+        return _gains(tidy, statement["gain"])
+    if "improvement" in statement:
+        return _improvement(name, tidy)
     if "best" in statement:
         return _best(tidy, statement)
     if "greatest" in statement:
@@ -62,8 +73,10 @@ def on_paper(name: str, statement: Mapping[str, Any]) -> tuple[str, str]:
         return _of_all(top == statement["greatest"], [f"{d}: {top[d]}" for d in wide.index], "data sets")
     if "drop" in statement:
         wide = tidy.pivot(index="dataset", columns="metric", values="value").astype(float)
-        change = wide[statement["drop"]["column"]] / wide[statement["drop"]["from"]] - 1
-        return _of_all(change < 0, [f"{d}: {c:+.0%}" for d, c in change.items()], "data sets", always=True)
+        parts = wide[statement["drop"]["from"]]
+        change = (1 / parts.div(wide[statement["drop"]["column"]], axis=0) - 1).stack()
+        each = [f"{dataset} from {column}: {c:+.0%}" for (dataset, column), c in change.to_dict().items()]
+        return _of_all(change < 0, each, "places", always=True)
     return _orders(name, statement["better"], statement["than"]) if "better" in statement else ("", "")
 
 
@@ -81,6 +94,32 @@ def _orders(name: str, better: str, than: Iterable[str]) -> tuple[str, str]:
     return AGREES if won == cells else PARTLY if won else CONTRADICTS, words
 
 
+def _gains(tidy: pd.DataFrame, told: Mapping[str, Any]) -> tuple[str, str]:
+    """Return whether a row's mean relative gain over each of others is the printed one, or with `most` the largest."""
+    rows = tidy.assign(value=tidy["value"].astype(float)).groupby("method")["value"]
+    of, words, reached = rows.get_group(told["of"]).to_numpy(), [], []
+    for row in told["over"]:
+        gain = of / rows.get_group(row).to_numpy() - 1
+        spread = f"{gain.min():+.1%} to {gain.max():+.1%} in {len(gain)} cells"
+        words.append(f"over {row} {gain.mean():+.1%} on average, {spread}")
+        reached.append(gain.max() if told.get("most") else gain.mean())
+    enough, some = (all(r >= least for r in reached) for least in (told["printed"] - ENOUGH, 0))
+    verdict = AGREES if enough else PARTLY if some else CONTRADICTS
+    return verdict, "; ".join([*words, f"claimed {'up to ' if told.get('most') else ''}{told['printed']:.0%}"])
+
+
+def _improvement(name: str, tidy: pd.DataFrame) -> tuple[str, str]:
+    """Return whether the printed row of improvements follows from the printed cells."""
+    raw, right = published.read(name), []
+    for dataset, percents in raw["improvement"].items():
+        for metric, percent in zip(raw["metrics"], percents, strict=True):
+            cells = tidy[(tidy["dataset"] == dataset) & (tidy["metric"] == metric)].set_index("method")["value"]
+            gain = 100 * (float(cells[raw["main"]]) / float(cells.drop(raw["main"]).max()) - 1)
+            right.append(abs(gain - percent) < 0.02)
+    words = f"{sum(right)} of {len(right)} percentages follow from the cells"
+    return AGREES if all(right) else PARTLY if any(right) else CONTRADICTS, words
+
+
 def _best(tidy: pd.DataFrame, statement: Mapping[str, Any]) -> tuple[str, str]:
     told = statement["best"]
     rows = tidy[tidy["method"].isin([told["row"], *told["among"]])]
@@ -90,8 +129,9 @@ def _best(tidy: pd.DataFrame, statement: Mapping[str, Any]) -> tuple[str, str]:
         index=["dataset", "metric"], columns="method", values="value"
     )
     top = wide.idxmax(axis=1)
+    but = [metric in statement.get("except", ()) for _, metric in wide.index]
     each = [f"{' '.join(place)}: {row}" for place, row in zip(wide.index.tolist(), top, strict=True)]
-    return _of_all(top == told["row"], each, "cells")
+    return _of_all((top == told["row"]) ^ np.array(but), each, "cells")
 
 
 def _of_all(so: pd.Series, each: list[str], what: str, always: bool = False) -> tuple[str, str]:
@@ -108,8 +148,7 @@ def claims(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return one row per claim of both papers: what its own table says of it, and what is found here.
 
     Args:
-        found: name of a published table -> `orderings.orderings` of its claims on our runs; a name that is left out
-            was not run.
+        found: name of a published table -> `verdicts`; a name that is left out was not run.
 
     Columns: CLAIMS; `here` is one of the verdicts of `orderings`, "holds in part", or "cannot be tested here".
     """
@@ -122,9 +161,7 @@ def claims(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             here, why = _here(statement, found.get(name))
             place = statement.get("where", raw["source"].rsplit(", ", 1)[-1])
             rows.append([raw["paper"], place, statement["says"], own, words, here, why])
-    table = pd.DataFrame(rows, columns=CLAIMS)
-    # an order that a paper states of several rows apart is one claim
-    return table.drop_duplicates(ignore_index=True)
+    return pd.DataFrame(rows, columns=CLAIMS)
 
 
 def _here(statement: Mapping[str, Any], found: pd.DataFrame | None) -> tuple[str, str]:
@@ -134,20 +171,22 @@ def _here(statement: Mapping[str, Any], found: pd.DataFrame | None) -> tuple[str
         return UNTESTED, " ".join(statement.get("because", "no run of these data").split())
     if found is None:
         return NOT_RUN, ""
-    run = found[(found["claim"] == statement["says"]) & (found["verdict"] != NOT_RUN)]
+    mine = found[found["claim"] == statement["says"]]
+    run, lacking = mine[mine["verdict"] != NOT_RUN], mine[mine["verdict"] == NOT_RUN]
     if run.empty:
         return NOT_RUN, ""
-    plain = run[run["metric"] == run["metric"].iloc[0]]
-    words = "; ".join(
+    words = [
         f"{line['better']} over {line['than']} {line['difference']:+.3f} [{line['low']:+.3f}, {line['high']:+.3f}]"
-        for line in plain.to_dict("records")
-    )
-    kinds = set(plain["verdict"])
-    if kinds == {HOLDS}:
-        return HOLDS, words
-    if FAILS in kinds:
-        return FAILS, words
-    return UNTOLD if HOLDS not in kinds else f"{HOLDS} in part", words
+        for line in run.to_dict("records")
+    ]
+    words += [f"not run: {', '.join(dict.fromkeys(lacking['than']))}"] if len(lacking) else []
+    why = "; ".join([*words, *([statement["caution"]] if "caution" in statement else [])])
+    kinds = set(run["verdict"])
+    if FAILS in kinds or HOLDS not in kinds:
+        return FAILS if FAILS in kinds else UNTOLD, why
+    enough = statement.get("gain", {}).get("printed", 0) - ENOUGH
+    whole = kinds == {HOLDS} and lacking.empty and (run["first"] / run["second"] - 1 >= enough).all()
+    return HOLDS if whole else f"{HOLDS} in part", why
 
 
 # --- every printed cell ----------------------------------------------------------------------------------------------
@@ -179,6 +218,11 @@ def _levels(name: str) -> dict[str, dict[str, Any]]:
     return sweep.levels_of_axes(sweep.read(name)).get("row", {}) if name in methods.names("sweeps") else {}
 
 
+# settings that say how much a row is trained, or whose IDs it starts from, and leave it the row that it is
+BUDGET = {"ids.source"} | {f"sequential.{name}" for name in ("epochs", "most_steps", "patience", "longer")}
+BUDGET |= {f"generator.{name}" for name in "steps epochs keep batch micro_batch lr precision patience".split()}
+
+
 class Trained(NamedTuple):
     """A finished run, its resolved settings, and what its request changed in the method's file."""
 
@@ -189,8 +233,10 @@ class Trained(NamedTuple):
 
 def _trained(name: str, raw: Mapping[str, Any], found: Iterable[runs.Run]) -> dict[tuple[str, str], list[Trained]]:
     """Return (the paper's data set, its row) -> the runs that are of both."""
-    made: dict[tuple[str, str], list[Trained]] = {}
+    made: dict[tuple[str, str, str], list[Trained]] = {}
     levels = {level: settings for level, settings in _levels(name).items() if level in (raw.get("rows") or {})}
+    # where a printed row has two readings, the one that bears its name comes first
+    levels = dict(sorted(levels.items(), key=lambda item: item[0] != raw["rows"][item[0]]))
     same: dict[str, str | None] = {}  # of a data set here, by the key of its stage
     for run in found:
         key = run.stages["data"]
@@ -202,15 +248,20 @@ def _trained(name: str, raw: Mapping[str, Any], found: Iterable[runs.Run]) -> di
         one = Trained(run, settings, dict(methods.leaves(settings["request"]["overrides"])))
         for level, asked in levels.items():
             if _is_of(one, asked):
-                made.setdefault((dataset, raw["rows"][level]), []).append(one)
-    return made
+                place = dataset, raw["rows"][level]
+                made.setdefault((*place, level), []).append(one)
+    return {
+        (dataset, row): made[dataset, row, level]
+        for (dataset, row, level) in sorted(made, key=lambda key: -list(levels).index(key[2]))
+    }
 
 
 def _is_of(one: Trained, asked: Mapping[str, Any]) -> bool:
-    """Return whether a run is of a sweep's row: of its method, with at least its changes."""
+    """Return whether a run is of a sweep's row: of its method, with its changes and no others but of the budget."""
     changes = dict(methods.leaves({key: value for key, value in asked.items() if key != "method"}))
     method = methods.method_name(asked.get("method", "musicrec"))
-    return one.run.method == method and changes.items() <= one.changes.items()
+    others = {key: value for key, value in one.changes.items() if key not in BUDGET}
+    return one.run.method == method and {k: v for k, v in changes.items() if k not in BUDGET} == others
 
 
 def _ours(raw: Mapping[str, Any], cell: Mapping[Any, Any], trained: list[Trained]) -> tuple[float, str, str]:

@@ -124,7 +124,7 @@ class Job(Plan):
 
     @cached_property
     def known_items(self) -> "np.ndarray | None":
-        """Return bool [items], the items that tokenizers may be fitted on; None for all, as the papers have it.
+        """Return bool [items], the items that may be learnt from; None for all, as the papers have it.
 
         Before a cut in time nobody knows the items that come after it; leave-one-out asks for items of all times.
         """
@@ -256,6 +256,7 @@ class Job(Plan):
             self.seed,
             self.torch_device,
             self.features[VISUAL] if s.generator.visual_tokens else None,
+            self.known_items,
         )
 
     @cached_property

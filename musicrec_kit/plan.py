@@ -19,7 +19,7 @@ from musicrec_kit.params import VISUAL, Frozen, Refused, SequentialParams, Setti
 STAGES = ("data", "features", "cf", "tokenizer", "ids", "generator", "recommender", "rank", "evaluate")
 
 # raised by hand when a stage's results change for equal settings: what was built before is then built again
-VERSIONS = {"data": 1, "features": 1, "cf": 1, "tokenizer": 1, "ids": 1, "generator": 2, "recommender": 1}
+VERSIONS = {"data": 1, "features": 1, "cf": 1, "tokenizer": 1, "ids": 1, "generator": 2, "recommender": 2}
 VERSIONS |= {"rank": 1, "evaluate": 1}
 
 # of ids, read by stage generator
@@ -168,6 +168,7 @@ class Plan:
         inputs = {name: self._key(name) for name in self.reads(stage)}
         if kind == "data":
             drop = {*PATH_FIELDS, "history", "expected"} | ({"demo"} if s.data.source != "demo" else set())
+            drop |= {"cuts"} if s.data.protocol != "temporal" else set()
             own = {"name": self.dataset_name, **_told(s.data, exclude=drop)}
             inputs = {f: h for f, h in self._hashes.items() if f in PATH_FIELDS}
         elif kind == "features":

@@ -91,7 +91,12 @@ def data_manifest(run: runs.Run) -> dict[str, Any]:
 
 
 def ceilings(manifest: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return predictor -> metric -> the best value that can be expected; empty for data sets that nobody generated."""
+    """Return predictor -> metric -> the best value that can be expected; empty for data sets that nobody generated.
+
+    They are of each shopper's last item, and so not of targets behind a cut in time.
+    """
+    if manifest.get("protocol"):
+        return {}
     return manifest.get("ceilings") or (manifest.get("about") or {}).get("ceilings") or {}
 
 

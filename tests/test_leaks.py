@@ -7,13 +7,17 @@ import pytest
 import torch
 from reference_generation import random_ids
 
+from musicrec_kit import generation, sequential, tokenizers
 from musicrec_kit.data.splits import Sequences
+from musicrec_kit.evaluation.counters import ItemKNN, Markov, popularity
 from musicrec_kit.features import Features
 from musicrec_kit.features.fusion import early_fusion
 from musicrec_kit.generation import fit_generator
 from musicrec_kit.params import CFParams, GeneratorParams, IdsParams, SequentialParams
-from musicrec_kit.pipeline import Job, StageFailed
+from musicrec_kit.pipeline import Job, LeakError, StageFailed
 from musicrec_kit.sequential import fit_item_vectors, fit_recommender
+from musicrec_kit.sequential.interests import Interests
+from musicrec_kit.sequential.items import Catalogue
 from musicrec_kit.sequential.sources import scaled
 from musicrec_kit.tokenizers.cooccurrence import pair_counts
 
@@ -65,8 +69,14 @@ def test_other_targets_leave_no_trace_in_what_is_learnt(make) -> None:
     pairs = [pair_counts(s).toarray() for s in (whole, changed(whole, 1))]
     assert np.array_equal(*pairs) and pairs[0].any()
     row = SequentialParams(dim=8, heads=2, layers=1, epochs=3, batch=16)
-    learnt = [weights(fit_recommender(s, row, 5).model) for s in (whole, changed(whole, 2), changed(whole, 1))]
-    assert equal(learnt[0], learnt[1])
+    learnt = [weights(fit_recommender(s, row, 5).model) for s in (whole, changed(whole, 2))]
+    assert equal(*learnt)
+    for made in (
+        popularity,
+        lambda s: Markov(s).transitions.toarray(),
+        lambda s: ItemKNN(s).near.toarray(),
+    ):
+        assert np.array_equal(made(whole), made(changed(whole, 1))) and made(whole).any()
     words = GeneratorParams(backbone="tiny", tasks=("next", "joint", "align"), steps=6, batch=16, keep="best")
     ids = random_ids(N)
     learnt = [weights(fit_generator(s, ids, words, IdsParams(), 5).model) for s in (whole, changed(whole, 2))]
@@ -87,11 +97,59 @@ def test_a_stage_that_learns_and_asks_for_targets_is_stopped(tmp_path: Path, mon
 
 def test_a_stage_built_on_the_way_may_look_again(tmp_path: Path) -> None:
     """While stage 05 learns, 01 to 04 are made: only what learns is kept from the targets."""
-    job = Job("demo_tiny", "musicrec", "smoke", 0, tmp_path, None, QUICK | {"data": {}})
+    job, seen = Job("demo_tiny", "musicrec", "smoke", 0, tmp_path, None, QUICK | {"data": {}}), []
     job.learning = ["generator"]
-    assert job.dataset.n_users and job.learning == ["generator"]
-    with pytest.raises(Exception, match="asked for whole sequences"):
+    job._build("ids", lambda folder: seen.append((job.sequences.n_users, list(job.learning))))
+    assert seen == [(job.dataset.n_users, [])] and job.learning == ["generator"]
+    with pytest.raises(LeakError, match="asked for whole sequences"):
         _ = job.sequences
+
+
+def test_behind_a_cut_learners_are_told_which_items_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, np.ndarray | None] = {}
+    kept = {"fit_generator": 9, "fit": 7, "sources_of": 6}
+
+    def spy(room: object, name: str) -> None:
+        whole = getattr(room, name)
+        monkeypatch.setattr(room, name, lambda *a, **k: told.update({name: a[kept[name]]}) or whole(*a, **k))
+
+    spy(generation, "fit_generator")
+    spy(tokenizers, "fit")
+    spy(sequential, "sources_of")
+    for protocol in ("temporal", "leave_one_out"):
+        for method in ("musicrec", "missrec"):
+            job = Job("demo_tiny", method, "smoke", 0, tmp_path, None, QUICK | {"data": {"protocol": protocol}})
+            _ = job.generator if method == "musicrec" else job.recommender
+        seen = job.dataset.sequences().seen
+        for name in kept:
+            assert (told[name] is None) if protocol == "leave_one_out" else np.array_equal(told[name], seen), name
+
+
+def test_items_behind_the_cut_are_not_aligned_and_move_no_interest() -> None:
+    ids, whole, among = random_ids(N), leave_one_out(), np.arange(N) < 10
+    words = GeneratorParams(backbone="tiny", tasks=("align",), steps=2, batch=16, keep="last")
+    made = fit_generator(whole, ids, words, IdsParams(), 5, among=among)
+    tasks = [task for word in made.families.values() for family in word for task in family]
+    for known, count in ((among, 10), (None, N)):
+        store = made.store(whole, among=known)
+        spans = [store.spans(task, None) for task in tasks]
+        assert {len(found.source_first) for found in spans} == {count}
+    parts, names = torch.randn(N, 4, generator=torch.Generator().manual_seed(0)), {}
+    for shift in (0.0, 5.0):
+        part = parts + shift * torch.from_numpy(~among)[:, None]
+        found = Interests(N, 1, 4, 0.3, among)
+        found.find(Catalogue(part, {"text": part}, {}), 5, torch.Generator().manual_seed(0))
+        names[shift] = found.centres
+    assert torch.equal(*names.values()) and names[0.0].any()
+
+
+def test_a_user_without_an_example_is_read_as_an_unknown_one() -> None:
+    lists = [[0, 1, 2, 3, 4, 5], [3, 4, 5, 6, 7], [8, 9, 10]]  # the last trains on one item, and has no prefix
+    words = GeneratorParams(backbone="tiny", tasks=("next",), steps=6, batch=4, keep="last", user_tokens=True)
+    made = fit_generator(Sequences.from_lists(lists, N), random_ids(N), words, IdsParams(), 5)
+    rows = made.model.embedding.weight[made.vocabulary.size :][:4]
+    assert torch.equal(rows[3], rows[0]) and torch.allclose(rows[0], rows[1:3].mean(dim=0))
+    assert not torch.equal(rows[1], rows[2])
 
 
 @pytest.mark.parametrize("method", ["musicrec", "p5_cid", "mgr_ef", "missrec", "vq_rec", "item_knn"])

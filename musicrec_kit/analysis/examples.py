@@ -41,9 +41,9 @@ def task_examples(generator: Generator, sequences: Sequences, history: int = 2) 
 
 
 def history_of(sequences: Sequences, user: int, split: str = "test") -> np.ndarray:
-    """Return the items (int32, oldest first) that a user had before the target of a split."""
-    stop = sequences.train_end[user] + (split == "test")
-    return sequences.items[sequences.offsets[user] : stop]
+    """Return the items (int32, oldest first) that a user had before the target of a split; without a target, all."""
+    stop = int((sequences.valid_at if split == "valid" else sequences.test_at)[user])
+    return sequences.items[sequences.offsets[user] : sequences.offsets[user + 1] if stop < 0 else stop]
 
 
 def one_user(

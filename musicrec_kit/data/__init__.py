@@ -1,4 +1,4 @@
-"""Data: sources, filters, leave-one-out splits and pictures. One call gives a Dataset.
+"""Data: sources, filters, splits and pictures. One call gives a Dataset.
 
 dataset = load_dataset(settings.data, "ml_posters", data_root, folder)
 examples = train_prefixes(dataset.sequences(), history=20)

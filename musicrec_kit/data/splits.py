@@ -15,7 +15,7 @@ import numpy as np
 
 SPLITS = ("train", "valid", "test", "later")  # later: behind a cut and no target; of histories alone
 HELD_OUT = 2
-NOWHERE = -1
+NO_PLACE = -1
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Sequences:
         places = []
         for number in (1, 2):
             place = np.flatnonzero(splits == number)
-            at = np.full(len(counts), NOWHERE, np.int64)
+            at = np.full(len(counts), NO_PLACE, np.int64)
             at[user[place]] = place
             places.append(at)
         made = cls(offsets, np.asarray(items, dtype=np.int32), held_out, n_items, *places)
@@ -106,16 +106,16 @@ class Sequences:
             np.asarray(items, dtype=np.int32),
             (counts - older[0]).astype(np.int64),
             n_items,
-            np.where(for_valid, offsets[:-1] + older[0], NOWHERE),
-            np.where(for_test, offsets[:-1] + older[1], NOWHERE),
+            np.where(for_valid, offsets[:-1] + older[0], NO_PLACE),
+            np.where(for_test, offsets[:-1] + older[1], NO_PLACE),
         )
 
     def _last_two(self) -> dict[str, np.ndarray]:
         """Return where the targets of leave-one-out stand."""
         some = self.held_out > 0
         return {
-            "valid_at": np.where(some, self.train_end, NOWHERE),
-            "test_at": np.where(some, self.train_end + 1, NOWHERE),
+            "valid_at": np.where(some, self.train_end, NO_PLACE),
+            "test_at": np.where(some, self.train_end + 1, NO_PLACE),
         }
 
     @property
@@ -155,7 +155,7 @@ class Sequences:
         """Return int8 [interactions]: 0 train, 1 valid, 2 test, 3 later (index into SPLITS)."""
         found = np.where(self.in_training, 0, 3).astype(np.int8)
         for number, at in ((1, self.valid_at), (2, self.test_at)):
-            found[at[at != NOWHERE]] = number
+            found[at[at != NO_PLACE]] = number
         return found
 
     def before(self, split: str) -> "Sequences":
@@ -217,7 +217,7 @@ def held_out(sequences: Sequences, split: str, history: int) -> Examples:
     """
     assert split in ("valid", "test"), split
     at = sequences.valid_at if split == "valid" else sequences.test_at
-    users = np.flatnonzero(at != NOWHERE)
+    users = np.flatnonzero(at != NO_PLACE)
     return _examples(sequences, users, at[users], history)
 
 

@@ -49,6 +49,7 @@ def _mean_of_directions(parts: list[Features], weights: np.ndarray) -> np.ndarra
 
 def _unit_variance(part: Features, among: np.ndarray | None) -> np.ndarray:
     rows, measured = part.matrix.astype(np.float64), part.present if among is None else part.present & among
+    measured = measured if measured.any() else part.present  # known of items that nobody took yet alone
     centred = rows - rows[measured].mean(axis=0)
     scale = np.sqrt(centred[measured].var(axis=0).sum())
     return np.where(part.present[:, None], centred / max(scale, 1e-12), 0)

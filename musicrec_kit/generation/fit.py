@@ -119,11 +119,15 @@ class Generator:
         return cls(model, vocabulary, families, params, history)
 
     def store(
-        self, sequences: Sequences, some: Iterable[Task] | None = None, partner: np.ndarray | None = None
+        self,
+        sequences: Sequences,
+        some: Iterable[Task] | None = None,
+        partner: np.ndarray | None = None,
+        among: np.ndarray | None = None,
     ) -> TokenStore:
         """Return what all trained tasks, or some, read of the sequences, written as the model reads it."""
         wanted = self.every_task if some is None else list(some)
-        return TokenStore(self.vocabulary, sequences, wanted, self.device, partner, self.model.marks)
+        return TokenStore(self.vocabulary, sequences, wanted, self.device, partner, self.model.marks, among)
 
 
 def fit_generator(
@@ -136,6 +140,7 @@ def fit_generator(
     seed: int = 0,
     device: str = "cpu",
     pictures: Features | None = None,
+    among: np.ndarray | None = None,
 ) -> Generator:
     """Train a generator and return it; with a folder, save it there and continue a killed training.
 
@@ -144,6 +149,7 @@ def fit_generator(
 
     Args:
         pictures: the features that `params.visual_tokens` are made of.
+        among: bool [items], the items that alignment is trained on; None: all.
 
     Raises:
         Refused: a stage has no examples.
@@ -157,7 +163,7 @@ def fit_generator(
         freeze(made.model)
     made.model.to(device)
     partner = shuffled_partners(ids.n_items, seed) if params.align_pairs == "shuffled" else None
-    store = made.store(sequences, partner=partner)
+    store = made.store(sequences, partner=partner, among=among)
     loss = T5.loss if params.softmax == "vocabulary" else LegalSoftmax(made.vocabulary, made.every_task, device).loss
     stages = params.stages or (params.tasks,)
     families = [
@@ -181,9 +187,11 @@ def fit_generator(
             runs.write_tensors(done, made.model.state_dict())  # last: it marks the stage as done
     made.model.eval()
     if made.vocabulary.users:
-        with torch.no_grad():  # nobody is unknown in training: such a user is read as the mean of all
+        trained = np.isin(np.arange(users), examples.users)
+        with torch.no_grad():  # whoever is unknown, or has no example to learn from, is read as the mean of the others
             rows = made.model.embedding.weight[made.vocabulary.size :]
-            rows[0] = rows[1 : 1 + users].mean(dim=0)
+            rows[0] = rows[1 : 1 + users][torch.from_numpy(trained)].mean(dim=0)
+            rows[1 : 1 + users][torch.from_numpy(~trained)] = rows[0]
     if folder is not None:
         made.save(folder)
     return made

@@ -158,15 +158,17 @@ class TokenStore:
         device: str | torch.device = "cpu",
         partner: np.ndarray | None = None,
         marks: Marks | None = None,
+        among: np.ndarray | None = None,
     ) -> None:
         """Lay out the tokens.
 
         Args:
+            among: bool [items], the items that tasks of items have an example of; None: all.
             partner: int64 [items], the item whose ID alignment asks for, by default the same.
             marks: what the model is told besides tokens; sources are marked so, and show the pictures of a history.
         """
         self.device, self._vocabulary = torch.device(device), vocabulary
-        self._partner, self._marks = partner, marks
+        self._partner, self._marks, self._among = partner, marks, among
         self._ends: dict[tuple[str, Writing], np.ndarray] = {}
         arrays, words, pictures, size = [], [], [], 0
         read = {(task.kind, task.source) for task in tasks if task.kind != "direct"}
@@ -202,8 +204,8 @@ class TokenStore:
         """Return the examples of a task: one per history, or one per item where `examples` is None."""
         out = self._ends["item", task.target]
         if task.kind == "item":
-            first = np.arange(len(out) - 1)
-            stop, target = first + 1, first if self._partner is None else self._partner
+            first = np.arange(len(out) - 1) if self._among is None else np.flatnonzero(self._among)
+            stop, target = first + 1, first if self._partner is None else self._partner[first]
         else:
             assert examples is not None
             first, stop, target = examples.start, examples.end, examples.target.astype(np.int64)

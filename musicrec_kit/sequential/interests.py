@@ -5,6 +5,7 @@ Wang et al. 2023, sections 3.2 to 3.4, and what their released settings say (`pa
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -26,8 +27,9 @@ class Interests(nn.Module):
     centres: Tensor
     cluster_of: Tensor
 
-    def __init__(self, n_items: int, parts: int, dim: int, share: float) -> None:
+    def __init__(self, n_items: int, parts: int, dim: int, share: float, among: np.ndarray | None = None) -> None:
         super().__init__()
+        self.among = None if among is None else torch.from_numpy(among)  # the items that centres are made of
         clusters = max(1, math.ceil(share * n_items * parts))
         self.register_buffer("centres", torch.zeros(clusters, dim))
         self.register_buffer("cluster_of", torch.zeros(n_items, parts, dtype=torch.int64))
@@ -37,7 +39,8 @@ class Interests(nn.Module):
         """Cluster the catalogue's parts by k-means."""
         parts = [(name, part) for name, part in catalogue.parts.items() if name != OWN]
         there = [catalogue.present.get(name, torch.ones(len(part), dtype=torch.bool)) for name, part in parts]
-        vectors = torch.cat([part[mask.to(part.device)] for (_, part), mask in zip(parts, there, strict=True)])
+        used = there if self.among is None else [mask & self.among.to(mask.device) for mask in there]
+        vectors = torch.cat([part[mask.to(part.device)] for (_, part), mask in zip(parts, used, strict=True)])
         # fewer vectors than clusters: every vector is a cluster of its own, and the others stay empty
         found, _ = kmeans(vectors, min(len(self.centres), len(vectors)), generator, iterations)
         self.centres.zero_()
@@ -93,10 +96,12 @@ class InterestReader(nn.Module):
     A state knows the whole history, so only the last one may be asked for the next item: `sequential.rows=prefixes`.
     """
 
-    def __init__(self, params: SequentialParams, history: int, n_items: int, parts: int) -> None:
+    def __init__(
+        self, params: SequentialParams, history: int, n_items: int, parts: int, among: np.ndarray | None = None
+    ) -> None:
         super().__init__()
         shape = (params.dim, params.width, params.heads, params.dropout)
-        self.interests = Interests(n_items, parts, params.dim, params.interests)
+        self.interests = Interests(n_items, parts, params.dim, params.interests, among)
         self.positions = nn.Embedding(history, params.dim)
         self.norm, self.drop = nn.LayerNorm(params.dim), nn.Dropout(params.dropout)
         self.readers = nn.ModuleList(Block(*shape) for _ in range(params.layers // 2))

@@ -56,7 +56,7 @@ class Model(nn.Module):
         if params.encoder == "gru":
             self.encoder = GRU(params)
         elif params.encoder == "interests":
-            self.encoder = InterestReader(params, history, sources.n_items, self.items.n_shown)
+            self.encoder = InterestReader(params, history, sources.n_items, self.items.n_shown, sources.known)
         else:
             self.encoder = Transformer(params, history, causal=not self.both_ways)
         self.beside: Beside | None = None

@@ -65,6 +65,7 @@ class Sources:
         features: modality -> (float32 [items, dim], bool [items]).
         codes: int64 [items, digits] of product quantization, -1 for an item without text; None where not asked for.
         values: how many values a digit has.
+        known: bool [items], the items that interests are found among; None: all.
     """
 
     n_items: int
@@ -72,6 +73,7 @@ class Sources:
     features: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     codes: np.ndarray | None = None
     values: int = 0
+    known: np.ndarray | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return everything as named arrays, for a file."""
@@ -83,6 +85,8 @@ class Sources:
             found |= {f"features.{name}.matrix": matrix, f"features.{name}.present": present}
         if self.codes is not None:
             found |= {"codes": self.codes, "values": np.array([self.values])}
+        if self.known is not None:
+            found["known"] = self.known
         return found
 
     def save(self, path: Path) -> None:
@@ -108,7 +112,7 @@ class Sources:
         }
         features = {n: (arrays[f"features.{n}.matrix"], arrays[f"features.{n}.present"]) for n in named["features"]}
         values = int(arrays["values"][0]) if "values" in arrays else 0
-        return cls(n_items, attributes, features, arrays.get("codes"), values)
+        return cls(n_items, attributes, features, arrays.get("codes"), values, arrays.get("known"))
 
 
 KINDS = ("attributes", "features")
@@ -138,7 +142,7 @@ def sources_of(
         modalities: of the method; codes are made of the one that it has.
         features: those of the modalities that the settings name, or more.
         in_training: bool [items]; codes are fitted on these items alone.
-        among: bool [items]; features are centred and scaled by these items; None: by all.
+        among: bool [items]; features are centred and scaled by these items, and interests found in them; None: all.
 
     Raises:
         Refused: attributes are asked for, and no item has any; or there are too few items for codes.
@@ -161,7 +165,7 @@ def sources_of(
         codes[~text.present] = -1
     kept = modalities if "features" in params.vectors else [m for m in features if m == params.beside]
     matrices = {name: (scaled(features[name], params.scaling, among), features[name].present) for name in kept}
-    return Sources(len(items), attributes, matrices, codes, values)
+    return Sources(len(items), attributes, matrices, codes, values, among)
 
 
 def scaled(features: Features, how: str, among: np.ndarray | None = None) -> np.ndarray:
