@@ -209,8 +209,10 @@ def axes_of(settings: Settings) -> dict[str, str]:
     several = fused or len(modalities) > 1
     joined = settings.tokenizer.kind.startswith("shared_specific") and settings.tokenizer.shared_levels > 0
     fusion = "combined" if generative and (joined or fused) else "discrete"
-    # z_cf enters the tokenizer, or the rows are learnt from who took what, as every non-generative method's are
-    collaborative = settings.tokenizer.alpha > 0 or settings.tokenizer.beta > 0 if generative else True
+    # z_cf or co-occurrence enters the tokenizer; a method that generates nothing learns from who took what
+    tokenizer, made = settings.tokenizer, settings.ids.source == "tokenizer"
+    collaborative = made and (tokenizer.alpha > 0 or tokenizer.beta > 0 or not tokenizer.reads_features)
+    collaborative |= not generative
     tick = {True: "✓", False: "✗"}
     return {
         "imm": tick[several and reads],

@@ -91,7 +91,9 @@ def test_panels_stand_side_by_side(tmp_path: Path) -> None:
 
 def test_table_1_comes_from_the_settings_and_agrees_with_the_printed_one() -> None:
     names = [name for name in methods.names("methods") if name in ("tiger", "letter", "mql4grec", "musicrec")]
-    made = paper_tables.axes_table([*names, "popularity", "mgr_ef", "mgr_lf"], "demo_tiny", "smoke").set_index("method")
+    made = paper_tables.axes_table(
+        [*names, "popularity", "mgr_ef", "mgr_lf", "p5_cid", "vip5"], "demo_tiny", "smoke"
+    ).set_index("method")
     assert (made["differs"] == "").all()
     for name in names:
         for head in ("IMM", "Fusion Type", "Collaborative", "GR"):
@@ -100,10 +102,12 @@ def test_table_1_comes_from_the_settings_and_agrees_with_the_printed_one() -> No
     assert made.loc["popularity", ["IMM", "GR", "IMM printed"]].tolist() == ["✗", "✗", ""]
     rows = paper_tables.axes_layout(made.reset_index())
     assert (
-        rows.loc["   printed: MusicRec"].tolist() == rows.loc["musicrec"].tolist() and len(rows) == 2 * len(names) + 3
+        rows.loc["   printed: MusicRec"].tolist() == rows.loc["musicrec"].tolist() and len(rows) == 2 * len(names) + 5
     )
     assert made.loc["mgr_ef", ["IMM", "Fusion Type"]].tolist() == ["✓", "combined"]
     assert made.loc["mgr_lf", ["IMM", "Fusion Type"]].tolist() == ["✓", "discrete"]
+    # clusters of co-occurrence are collaborative, numbers are not
+    assert made.loc[["p5_cid", "vip5"], "Collaborative"].tolist() == ["✓", "✗"]
 
 
 def test_a_changed_cell_changes_table_1_and_is_told(tmp_path: Path) -> None:

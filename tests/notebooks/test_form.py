@@ -27,7 +27,8 @@ EXPECTED = (
     "00_start_here 01_data_prep 02_feature_extraction 03_tokenizer_training "
     "04_codebook_usage_and_ami 05_t5_training 06_decode_and_rank 07_baselines 10_musicrec_table2 "
     "11_musicrec_table3_ablation "
-    "12_musicrec_fig3_alpha_beta 13_musicrec_fig4_codebook 21_mgr_table5 23_mgr_fig5_fig6 90_against_the_papers"
+    "12_musicrec_fig3_alpha_beta 13_musicrec_fig4_codebook 20_mgr_tables_1_2_3 21_mgr_table5 "
+    "22_mgr_fig4_groups 23_mgr_fig5_fig6 90_against_the_papers"
 )
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
