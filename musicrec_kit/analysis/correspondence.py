@@ -147,6 +147,22 @@ def hits_by_part(written: Written, k: int = 5) -> dict[str, float]:
     return {**hits, "whole": float((whole & (written.kinds[:, :k] == ITEM)).any(axis=1).mean())}
 
 
+def by_place_after_stages(
+    stages: Mapping[str, Mapping[str, Generator]], sequences: Sequences, examples: Examples
+) -> pd.DataFrame:
+    """Return `by_place` of several rows after each of their training stages, the columns `row` and `after` first.
+
+    Args:
+        stages: row -> tasks of a stage -> the generator after it (`after_stages`).
+    """
+    tables = [
+        by_place(generator, sequences, examples).assign(row=row, after=after)
+        for row, found in stages.items()
+        for after, generator in found.items()
+    ]
+    return pd.concat(tables, ignore_index=True).set_index(["row", "after"]).reset_index()
+
+
 def by_place_decoded(written: Written) -> pd.DataFrame:
     """Return, for every place of the target's ID, how often the first written ID has the same token at that position.
 

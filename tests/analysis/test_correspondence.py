@@ -239,3 +239,7 @@ def test_training_to_align_raises_it_and_its_stage_is_found_again(tmp_path):
     examples = held_out(sequences, "valid", 5)
     after = [correspondence.by_place(g, sequences, examples).set_index("place") for g in stages.values()]
     assert after[1].loc["separator", "cross_entropy"] < after[0].loc["separator", "cross_entropy"]
+    joined = correspondence.by_place_after_stages({"row": stages}, sequences, examples).set_index("place")
+    assert (joined["row"] == "row").all() and len(joined) == len(after[0]) + len(after[1])
+    for name, table in zip(stages, after, strict=True):
+        assert joined[joined["after"] == name][list(table)].equals(table)
