@@ -54,7 +54,9 @@ class Cell:
 
 
 def read(name: str) -> dict[str, Any]:
-    """Read a sweep's YAML file, laid on the sweep that its `base:` names; `settings` of both are kept, its own last.
+    """Read a sweep's YAML file, laid on the sweep that its `base:` names; `settings` and axes of both are kept.
+
+    Settings of its own come last, and an axis of its own takes the place of the base's axis of that name.
 
     Raises:
         Refused: a key, or an axis or level that `skip` or `contrast` names, is unknown.
@@ -67,7 +69,8 @@ def read(name: str) -> dict[str, Any]:
             raise Refused(f"sweep {name}: settings are of {{dataset: D, size: S, set: {{...}}}}, found {entry}")
     if base := raw.pop("base", None):
         below = read(base)
-        raw = {**below, **raw, "settings": [*below.get("settings", []), *(raw.get("settings") or [])]}
+        settings = [*below.get("settings", []), *(raw.get("settings") or [])]
+        raw = {**below, **raw, "settings": settings, "axes": {**below.get("axes", {}), **(raw.get("axes") or {})}}
     axes = levels_of_axes(raw)
     for axis, out in (pair for skip in raw.get("skip") or [] for pair in skip.items()):
         if lacking := set(_as_list(out)) - set(axes.get(axis, {})):

@@ -165,6 +165,15 @@ def test_a_sweep_lies_on_its_base(tmp_path: Path) -> None:
     assert cell.overrides == {"generator": {"steps": 6, "batch": 7}}
 
 
+def test_axes_of_the_base_stay_and_an_axis_of_the_same_name_takes_their_place(tmp_path: Path) -> None:
+    below, above = tmp_path / "below.yaml", tmp_path / "above.yaml"
+    below.write_text("datasets: [demo]\naxes: {world: {a: {}, b: {}}, draw: {w0: {}}}\n")
+    above.write_text(f"base: {below}\naxes: {{world: {{c: {{}}}}, row: {{r: {{}}}}}}\n")
+    (cell,) = sweep.cells(sweep.read(str(above)))
+    assert cell.levels == {"world": "c", "draw": "w0", "row": "r"}
+    assert list(cell.levels) == ["world", "draw", "row"]
+
+
 def test_every_cell_gets_what_settings_say_of_its_data_set_and_size() -> None:
     made = {
         "datasets": ["demo_tiny", "demo"],
