@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE ?= 1
 # compiled modules are kept: without them every one of the many processes compiles torch anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types unit notebooks worlds keys clean
+.PHONY: demo test lint types unit notebooks bench worlds keys clean
 
 demo: $(READY)
 	$(BIN)/musicrec run demo --size small
@@ -44,6 +44,10 @@ unit: $(READY)
 notebooks: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg -n 2 --dist loadscope notebooks
+
+# ours beside what people use today, in ratios; give the machine nothing else to do (one row: make bench ROWS=decode)
+bench: $(READY)
+	$(BIN)/python -m tests.benchmarks $(ROWS) --record
 
 worlds: $(READY)
 	$(BIN)/musicrec grid demo_worlds --figures figures
