@@ -26,13 +26,13 @@ def main(argv: list[str]) -> int:
         parser.error(f"no row {', '.join(sorted(unknown))}; there is {', '.join(ROWS)}")
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    rates, where, lines = harness.matmul_rates(), harness.where(), []
-    print(f"{where}; matmul {', '.join(f'{name} {rate / 1e12:.2f} TFLOP/s' for name, rate in rates.items())}")
+    rates, lines = harness.matmul_rates(), []
+    print(f"{harness.where()}; matmul {', '.join(f'{name} {rate / 1e12:.2f} TFLOP/s' for name, rate in rates.items())}")
     print(harness.HEAD)
     for name in asked.names or ROWS:
         for row in importlib.import_module(f"tests.benchmarks.{name}").rows(asked.data_root, asked.scale):
             for measured in harness.measure(row):
-                lines.append(measured.line(rates, where))
+                lines.append(measured.line(rates))
                 print(lines[-1], flush=True)
     if asked.record:
         harness.record(lines, rates)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-HEAD = "| row | data | usual way | ours | usual, per s | ours, per s | ratio | range | TFLOP/s | of matmul | agree | where |"
+HEAD = "| row | data | usual way | ours | usual, per s | ours, per s | ratio | range | TFLOP/s | of matmul | agree |"
 MATMUL = 2048  # a side of the square matrices whose product is the machine's rate
 MATMUL_SECONDS = 1.0
 
@@ -81,7 +81,7 @@ class Measured:
         theirs = _units(self.row, self.row.usual) / np.array(self.usual_seconds)
         return list(_units(self.row, self.side) / np.array(self.seconds) / theirs)
 
-    def line(self, rates: dict[str, float], where: str) -> str:
+    def line(self, rates: dict[str, float]) -> str:
         """Return the line of the table."""
         rate = _units(self.row, self.side) / statistics.median(self.seconds)
         usual = _units(self.row, self.row.usual) / statistics.median(self.usual_seconds)
@@ -92,7 +92,7 @@ class Measured:
         cells = [self.row.name, self.row.data, self.row.usual.name, self.side.name]
         cells += [f"{usual:,.4g} {self.row.unit}", f"{rate:,.4g} {self.row.unit}"]
         cells += [f"{statistics.median(ratios):.1f}x", f"{min(ratios):.1f} to {max(ratios):.1f}"]
-        cells += [per_second, share, self.agreement, where]
+        cells += [per_second, share, self.agreement]
         return "| " + " | ".join(cells) + " |"
 
 
