@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from musicrec_kit import methods, runs
+from musicrec_kit import distributed, methods, runs
 from musicrec_kit.locks import locked
 from musicrec_kit.params import Refused
 from musicrec_kit.pipeline import Job, StageFailed, pick_device
@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     _add_job(run)
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
     run.add_argument("--no-notebooks", action="store_true", help="run the stages directly, without executed notebooks")
+    run.add_argument("--processes", type=int, metavar="N", help="train, rank and extract features in N processes")
     run.add_argument(
         "--dry-run", action="store_true", help="print stages, parameters, time, memory and disk; build nothing"
     )
@@ -90,6 +91,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if not distributed.is_first():  # it works, and the first one talks
+        logging.getLogger().setLevel(logging.ERROR)
+        os.environ["TQDM_DISABLE"], sys.stdout = "1", Path(os.devnull).open("w")
     for noisy in ("httpx", "papermill", "traitlets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _on_term)
@@ -135,6 +139,18 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def _set_processes(options: argparse.Namespace) -> None:
+    if distributed.size() > 1 and (options.processes or not options.no_notebooks):
+        raise Refused(
+            "under torchrun there are processes already, and no notebooks: start it with --no-notebooks and without "
+            "--processes, or `musicrec run --processes N` without torchrun"
+        )
+    if options.processes is not None:
+        if options.processes < 1:
+            raise Refused(f"--processes {options.processes}: at least 1")
+        os.environ[distributed.PROCESSES] = str(options.processes)  # notebooks and what they start read it
+
+
 def run(options: argparse.Namespace) -> int:
     """`musicrec run`: build the stages, by notebooks or directly; the last line on stdout is one JSON object."""
     start = time.perf_counter()
@@ -144,6 +160,7 @@ def run(options: argparse.Namespace) -> int:
 
         print(forecast(job).to_string(index=False))
         return 0
+    _set_processes(options)
     pick_device(options.device)
     _ = job.keys  # a missing file is refused before anything is built
     if options.until is not None and options.until not in job.stages:

@@ -19,9 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
-from musicrec_kit import methods, runs
+from musicrec_kit import runs
 from musicrec_kit.locks import locked
 from musicrec_kit.params import Refused
 from musicrec_kit.pipeline import Job, StageFailed
@@ -185,11 +183,4 @@ def _take(names: Sequence[str], jobs_per_gpu: int, folder: Path) -> tuple[str, I
 
 def command_of(job: Job, stage: str | None, with_notebooks: bool) -> str:
     """Return the command that does what a task does, for people."""
-    words = ["musicrec", "run", str(job.dataset_ref), "--method", job.method, "--size", job.size]
-    words += ["--seed", str(job.seed), "--runs", str(job.runs_dir)]
-    words += ["--data-root", str(job.data_root)] if job.data_root else []
-    for key, value in methods.leaves(job.overrides):
-        written = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
-        words += ["--set", f"{key}={written}"]
-    words += ["--until", stage.split(".")[0]] if stage else []
-    return shlex.join(words + ([] if with_notebooks and not stage else ["--no-notebooks"]))
+    return shlex.join(["musicrec", *job.arguments(stage, with_notebooks)])

@@ -8,11 +8,11 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from musicrec_kit import runs
+from musicrec_kit import distributed, runs
 from musicrec_kit.params import VISUAL, Refused
 from musicrec_kit.plan import VERSIONS, Plan
 
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 MAIN = ("main", "main/no_history")  # lists of a method that has one
 LEARN = ("cf", "tokenizer", "generator", "recommender")  # the stages that learn from interactions
+TOGETHER = ("features", "generator", "rank")  # the stages in which all processes of torchrun work
 
 
 class LeakError(RuntimeError):
@@ -56,6 +57,13 @@ def pick_device(device: str = "auto") -> str:
     )
     if device == "auto":
         return "cuda" if "cuda" in found else found[-1]
+    if device in ("auto", "cuda") and "cuda" in found and distributed.size() > 1:
+        device = f"cuda:{distributed.on_this_machine()}"
+        if distributed.on_this_machine() >= torch.cuda.device_count():
+            raise Refused(
+                f"more processes than the {torch.cuda.device_count()} GPUs of this machine; start one for each"
+            )
+        torch.cuda.set_device(device)
     if device.split(":")[0] not in found:
         raise Refused(f"--device {device}: this machine has {', '.join(found)}; use one of them or auto")
     return device
@@ -75,12 +83,20 @@ class Job(Plan):
     def _build(self, stage: str, build: Callable[[Path], None]) -> Path:
         if stage not in self.results:
             own, inputs = self._own(stage)
+            kind = stage.split(".")[0]
+            make = partial(runs.run_stage, self.runs_dir, self.dataset_name, stage, own, inputs, VERSIONS[kind])
+            if distributed.size() > 1:
+                for other in self.reads(stage):  # now: what one process makes alone must not ask the others for more
+                    self.make(other)
             before = list(self.learning)
             self.learning = [*before, stage] if stage in LEARN else []
             try:
-                self.results[stage] = runs.run_stage(
-                    self.runs_dir, self.dataset_name, stage, own, inputs, VERSIONS[stage.split(".")[0]], build
-                )
+                if distributed.wanted() > 1 and kind in TOGETHER and not self.is_built(stage):
+                    self._launch(stage)
+                if kind in TOGETHER:
+                    self.results[stage] = distributed.by_all(make, build)
+                else:
+                    self.results[stage] = distributed.by_the_first(partial(make, build))
             except (Refused, KeyboardInterrupt, SystemExit, StageFailed):
                 raise
             except Exception as error:
@@ -88,6 +104,13 @@ class Job(Plan):
             finally:
                 self.learning = before
         return self.results[stage].folder
+
+    def _launch(self, stage: str) -> None:
+        """Build a stage in several processes; this one then finds it done."""
+        count = distributed.wanted()
+        code = distributed.launch([*self.arguments(stage), "--device", self.device], count)
+        if code:
+            raise RuntimeError(f"{count} processes ended with exit code {code}; what they said stands above")
 
     @cached_property
     def torch_device(self) -> str:
@@ -357,7 +380,7 @@ class Job(Plan):
             runs.write_table(folder / "per_user.parquet", evaluation.per_user_table(self.rankings, self.sequences))
 
         folder = self._build("evaluate", build)
-        return self._write_run(folder)
+        return distributed.by_the_first(lambda: self._write_run(folder))
 
     def _write_run(self, evaluated: Path) -> dict[str, Any]:
         folder = self.run_folder
@@ -373,7 +396,7 @@ class Job(Plan):
         for name, source in (("rankings.parquet", self.results["rank"].folder), ("per_user.parquet", evaluated)):
             with runs.atomic(folder / name) as part:
                 part.write_bytes((source / name).read_bytes())
-        metrics = runs.read_json(evaluated / "metrics.json")
+        metrics: dict[str, Any] = runs.read_json(evaluated / "metrics.json")
         runs.write_json(folder / "metrics.json", metrics)
         return metrics
 

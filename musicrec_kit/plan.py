@@ -273,6 +273,17 @@ class Plan:
         request = {"request": {**asked, "overrides": dict(self.overrides)}}
         return yaml.safe_dump({**request, **self.settings.model_dump(mode="json")}, sort_keys=False, allow_unicode=True)
 
+    def arguments(self, until: str | None = None, with_notebooks: bool = False) -> list[str]:
+        """Return the arguments of `musicrec` that ask for this run, whole or until a stage, as it is keyed."""
+        words = ["run", str(self.dataset_ref), "--method", self.method, "--size", self.size]
+        words += ["--seed", str(self.seed), "--runs", str(self.runs_dir)]
+        words += ["--data-root", str(self.data_root)] if self.data_root else []
+        for key, value in methods.leaves(self.overrides):
+            written = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+            words += ["--set", f"{key}={written}"]
+        words += ["--until", until.split(".")[0]] if until else []
+        return words + ([] if with_notebooks and not until else ["--no-notebooks"])
+
     def table(self) -> pd.DataFrame:
         """Return one row per stage: its key, its folder, and whether it is complete."""
         rows = []

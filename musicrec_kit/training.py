@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from musicrec_kit import runs, seeds
+from musicrec_kit import distributed, runs, seeds
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,7 @@ def fit(
     name: str = "training",
     keep_best: bool = True,
     split: Callable[[Any], Iterable[tuple[Any, Tensor | float]]] = lambda batch: ((batch, 1.0),),
+    shared: bool = False,
 ) -> TrainResult:
     """Train `model` with AdamW and return what happened; the model ends with its best weights by `validate`.
 
@@ -122,11 +123,18 @@ def fit(
         folder: for `metrics.jsonl` and `checkpoint/`; a checkpoint found there is continued.
         precision: bf16 runs the forward pass under autocast with fp32 weights.
         split: batch -> its parts, each with its share of the loss; one after the other they need less memory.
+        shared: the processes of torchrun train one model: `split` gives each its own parts of every batch, gradients
+            are summed. Dropout draws other masks than in one process.
     """
+    shared = shared and distributed.size() > 1
     device = next(model.parameters()).device
     fused = device.type in ("cuda", "cpu")
     optimiser = torch.optim.AdamW(parameter_groups(model, weight_decay, rates), lr=lr, fused=fused)
     state, best = _resume(model, optimiser, folder)
+    if shared:
+        state, best = _as_the_first(model, optimiser, state, best)
+        folder = folder if distributed.is_first() else None
+    own = (distributed.number(),) if shared and not distributed.is_first() else ()
     total = max(1, steps)
     start, saved = time.perf_counter() - state.seconds, time.perf_counter()
     bar = tqdm(total=total, initial=state.step, desc=name, unit="step", mininterval=1.0, leave=False)
@@ -141,7 +149,7 @@ def fit(
         for batch in batches(epoch):
             for group in optimiser.param_groups:
                 group["lr"] = lr * group["rate"] * learning_rate(state.step, total, warmup, schedule)
-            with seeds.torch_seed(seed, name, state.step):
+            with seeds.torch_seed(seed, name, state.step, *own):
                 optimiser.zero_grad(set_to_none=True)
                 whole = torch.zeros((), device=device)
                 for part, share in split(batch):
@@ -150,6 +158,8 @@ def fit(
                         value = value * share
                     value.backward()
                     whole += value.detach()
+            if shared:
+                distributed.sum_gradients(model)
             if clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimiser.step()
@@ -158,7 +168,8 @@ def fit(
             bar.update()
         state.epoch = epoch + 1
         state.seconds = time.perf_counter() - start
-        mean_loss = float(torch.stack(losses).mean()) if losses else math.nan
+        seen = torch.stack(losses) if losses else torch.full((1,), math.nan)
+        mean_loss = float((distributed.summed(seen) if shared else seen).mean())
         if losses and not math.isfinite(mean_loss):
             raise FloatingPointError(
                 f"{name}: the loss is {mean_loss} in epoch {epoch}; lower the learning rate ({lr})"
@@ -233,3 +244,14 @@ def _resume(
     best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
     log.info("continuing after epoch %d, step %d", state.epoch, state.step)
     return state, best or None
+
+
+def _as_the_first(
+    model: nn.Module, optimiser: torch.optim.Optimizer, state: _State, best: dict[str, Tensor] | None
+) -> tuple[_State, dict[str, Tensor] | None]:
+    """Put every process where the first one is: it alone may have found a checkpoint."""
+    first = (vars(state), best, model.state_dict(), optimiser.state_dict())
+    values, best, weights, slots = distributed.same_tensors(first)
+    model.load_state_dict(weights)
+    optimiser.load_state_dict(slots)
+    return _State(**values), best

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from musicrec_kit import runs
+from musicrec_kit import distributed, runs
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ def encode_in_shards(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (float32 [n_items, dim], present bool [n_items]) of the items in `order`, others absent.
 
+    The processes of torchrun share the shards that are missing; a kill costs those of all but the first.
+
     Args:
         order: items in the order in which they are encoded; batches are cut from it, whatever is done already.
         read: items of a batch -> what `encode` wants; runs one batch ahead in a thread.
@@ -40,13 +42,14 @@ def encode_in_shards(
     done = {
         number: found for number in range(len(shards)) if (found := _read_shard(folder, number, request)) is not None
     }
+    done = distributed.broadcast(done)
+    own = set(distributed.own_parts([number for number in range(len(shards)) if number not in done]))
     if done:
         log.info("%s: %d of %d shards are there already", name, len(done), len(shards))
-    todo = [(number, shard[start : start + batch]) for number, shard in enumerate(shards) if number not in done
+    todo = [(number, shard[start : start + batch]) for number, shard in enumerate(shards) if number in own
             for start in range(0, len(shard), batch)]  # fmt: skip
-    initial = sum(len(shards[number]) for number in done)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
-    with tqdm(total=len(order), initial=initial, desc=name, unit="item", mininterval=1.0, leave=False) as bar:
+    with tqdm(total=sum(len(items) for _, items in todo), desc=name, unit="item", mininterval=1.0, leave=False) as bar:
         for index, ((number, items), ready) in enumerate(zip(todo, _ahead(read, [i for _, i in todo]), strict=True)):
             parts.append(encode(ready))
             bar.update(len(items))
@@ -57,6 +60,8 @@ def encode_in_shards(
                 )
                 _write_shard(folder, number, request, done[number])
                 parts = []
+    for others in distributed.gather({number: done[number] for number in own}):
+        done |= others
     return _assemble(shards, done, n_items)
 
 

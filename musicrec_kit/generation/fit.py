@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from musicrec_kit import runs, seeds, training
+from musicrec_kit import distributed, runs, seeds, training
 from musicrec_kit.data.splits import Examples, Sequences, held_out, train_prefixes
 from musicrec_kit.features.store import Features
 from musicrec_kit.generation import seq2seq, tasks
@@ -285,7 +285,8 @@ def _fit_stage(
         precision=precision_of(params.precision, made.device),
         name=name,
         keep_best=params.keep == "best",
-        split=lambda batch: split(batch, params.micro_batch or params.batch),
+        split=lambda batch: own_parts(batch, params.micro_batch or params.batch),
+        shared=True,
     )
     log.info("%s: %d epochs, best validation loss %.4f", name, result.epochs, result.best_value)
     return [{"stage": number, **record} for record in result.log]
@@ -304,6 +305,16 @@ def split(
         part = slice(first, first + rows)
         cut = Source(*(each[part] for each in source)) if isinstance(source, Source) else source[part]
         yield (cut, target[part]), live[part].sum() / live.sum()
+
+
+def own_parts(
+    batch: tuple[Tensor | Source, Tensor], rows: int
+) -> Iterator[tuple[tuple[Tensor | Source, Tensor], Tensor | float]]:
+    """Yield what `split` does of this process's share of a batch, with shares of the whole batch's loss."""
+    each = -(-len(batch[1]) // distributed.size())
+    for part, share in distributed.own_parts(list(split(batch, each))):
+        for cut, of_part in split(part, rows):
+            yield cut, share * of_part
 
 
 def precision_of(wanted: str, device: torch.device) -> Literal["fp32", "bf16"]:
@@ -328,9 +339,10 @@ def validation_loss(
         spans = store.spans(task, examples)
         spans = spans.take(spans.usable.nonzero()[0])
         total, count = torch.zeros((), device=store.device), int((spans.target_length + 1).sum())
-        for source, target in tasks.batches(store, spans, VALIDATION_BATCH):
-            total += loss(model, source, target, reduction="sum")
-        values[f"valid/{task.name}"] = float(total) / max(1, count)
+        for number, (source, target) in enumerate(tasks.batches(store, spans, VALIDATION_BATCH)):
+            if number % distributed.size() == distributed.number():
+                total += loss(model, source, target, reduction="sum")
+        values[f"valid/{task.name}"] = float(distributed.summed(total)) / max(1, count)
     return sum(values.values()) / len(values), values
 
 

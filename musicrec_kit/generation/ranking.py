@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from musicrec_kit import distributed
 from musicrec_kit.data.splits import Examples, Sequences
 from musicrec_kit.evaluation.protocol import NO_HISTORY, NOTHING, RankedList, history_entries
 from musicrec_kit.generation import lists
@@ -104,11 +105,11 @@ class Ranker:
         if self.params.tree != "joint":
             log.info("share of IDs that no item has: %s", {name: round(v, 4) for name, v in self.invalid.items()})
         inverse = np.argsort(order)
-        return {name: self._joined(made, inverse) for name, made in parts.items()}
-
-    def _joined(self, parts: list[RankedList], inverse: np.ndarray) -> RankedList:
-        columns = ((part.items, part.scores, part.target_rank) for part in parts)
-        return RankedList(*(np.concatenate(column)[inverse] for column in zip(*columns, strict=True)))
+        whole = {name: joined(made) for name, made in parts.items()}
+        return {
+            name: RankedList(made.items[inverse], made.scores[inverse], made.target_rank[inverse])
+            for name, made in whole.items()
+        }
 
     def _masks(self, histories: Examples) -> _Masks:
         users, items, _ = history_entries(self.sequences, histories)
@@ -189,5 +190,15 @@ def rank(
     params: RankParams,
     seed: int = 0,
 ) -> dict[str, RankedList]:
-    """Return every list, plain and `/no_history` (`Ranker.rank`)."""
-    return Ranker(generator, sequences, params, seed).rank(examples, full_histories)
+    """Return every list, plain and `/no_history` (`Ranker.rank`); the processes of torchrun share the users."""
+    own = np.arange(len(examples))[distributed.own_rows(len(examples))]
+    ranker = Ranker(generator, sequences, params, seed)
+    parts = distributed.gather(ranker.rank(examples.take(own), full_histories.take(own)) if len(own) else {})
+    found = [part for part in parts if part]
+    return {name: joined([part[name] for part in found]) for name in found[0]} if len(parts) > 1 else parts[0]
+
+
+def joined(parts: list[RankedList]) -> RankedList:
+    """Return the lists of several groups of users as one, in their order."""
+    columns = ((part.items, part.scores, part.target_rank) for part in parts)
+    return RankedList(*(np.concatenate(column) for column in zip(*columns, strict=True)))
