@@ -47,6 +47,9 @@ class SequentialParams(Frozen):
     layers: int = Field(2, ge=1)
     heads: int = Field(2, ge=1)
     dropout: float = Field(0.5, ge=0, lt=1)
+    start: Literal["normal", "xavier"] = Field(
+        "normal", description="first weights: N(0, .02); or items by Xavier's rule and layers as torch draws them"
+    )
     interests: float = Field(0.5, gt=0, le=1, description="clusters, as a share of the items' parts")
     interest_rounds: int = Field(5, ge=1, description="k-means iterations before every epoch")
     orthogonality: float = Field(1e-4, ge=0, description="weight of: interests of a history cancel (MISSRec)")

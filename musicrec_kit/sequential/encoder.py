@@ -152,12 +152,19 @@ class GRU(nn.Module):
         return self.output(self.gru(self.drop(vectors))[0])
 
 
-def initialise(module: nn.Module) -> None:
-    """Draw a module's own weights anew: N(0, .02), zero biases and padding rows; a GRU's by Xavier's rule (RecBole)."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INIT_STD)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+def initialise(module: nn.Module, start: str = "normal") -> None:
+    """Draw a module's own weights anew, with zero padding rows; a GRU's by Xavier's rule (RecBole).
+
+    Args:
+        start: `normal`: N(0, .02) and zero biases; `xavier`: rows by Xavier's rule, layers as torch has drawn them.
+    """
+    if start == "normal":
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=INIT_STD)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.xavier_normal_(module.weight)
     if isinstance(module, nn.GRU):
         for weight in module.parameters():
             nn.init.xavier_uniform_(weight)

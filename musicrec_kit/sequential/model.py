@@ -4,6 +4,8 @@ Data in: histories as tokens. Data out: a state per position, scores of items. I
 n_items and stands behind the history; a mask is n_items + 1.
 """
 
+import functools
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -71,7 +73,7 @@ class Model(nn.Module):
             else nn.Identity()
         )
         self.similarity = Similarity(params, sources.n_items)
-        self.apply(initialise)
+        self.apply(functools.partial(initialise, start=params.start))
         if self.mask is not None:
             nn.init.normal_(self.mask, std=INIT_STD)
 

@@ -89,6 +89,16 @@ def test_a_gru_is_its_three_gates() -> None:
         assert torch.allclose(encoder(x, torch.ones(1, 4, dtype=torch.bool))[0], torch.stack(states), atol=1e-5)
 
 
+@pytest.mark.parametrize(("start", "rows", "layer"), [("normal", 0.02, 0.02), ("xavier", 0.0434, 0.0510)])
+def test_a_gru_starts_from_the_weights_of_its_settings(start: str, rows: float, layer: float) -> None:
+    """Xavier's rule for 1,000 rows of 62: sqrt(2 / 1,062); torch's own for a layer that reads 128: sqrt(1 / 384)."""
+    with seeds.torch_seed(0):
+        model = Model(SequentialParams(encoder="gru", dim=62, inner=128, layers=1, start=start), 5, Sources(999))
+    table, output = model.items.own.weight.detach(), model.encoder.output.weight.detach()
+    assert float(table[:-1].std()) == pytest.approx(rows, rel=0.02) and not table[-1].any()
+    assert float(output.std()) == pytest.approx(layer, rel=0.03)
+
+
 # how items become vectors
 
 
