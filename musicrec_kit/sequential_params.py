@@ -58,6 +58,9 @@ class SequentialParams(Frozen):
     )
     mask: float = Field(0.2, gt=0, lt=1, description="cloze: share of hidden items")
     mask_last: float = Field(0.5, ge=0, le=1, description="cloze: share of rows in which only the last item is hidden")
+    last_of: Literal["history", "prefix"] = Field(
+        "history", description="cloze: whose last item is hidden in such a row; a prefix is drawn each time"
+    )
     objective: Literal["ce", "bce", "sampled_softmax", "gbce"] = Field(
         "ce", description="ce: softmax over all items; the others: over drawn negatives"
     )

@@ -224,7 +224,7 @@ def _batches(
     for number, index in enumerate(bucketed(windows, params.batch, seed, epoch)):
         rng = seeds.generator(seed, "examples", epoch, number)
         if params.rows == "cloze":
-            hide = params.mask, params.mask_last, rng
+            hide = params.mask, params.mask_last, rng, params.last_of == "prefix"
             inputs, targets = masked_rows(windows, index, model.padding, model.mask_token, *hide)
         else:
             inputs, targets = training_rows(windows, index, model.padding)

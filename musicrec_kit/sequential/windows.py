@@ -135,11 +135,16 @@ def masked_rows(
     share: float,
     last_share: float,
     rng: np.random.Generator,
+    of_prefixes: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (inputs, targets) int64 [batch, longest] of BERT4Rec's Cloze task: masked items are the targets.
 
     Every item of a row is masked with probability `share`, and at least one; with probability `last_share` only the
     row's last item is, which is what ranking asks for.
+
+    Args:
+        of_prefixes: such a row ends anywhere behind its first item, drawn each time; else at its end, so that a history
+            asks for the same item in every epoch.
     """
     start, end = windows.start[index], windows.end[index]
     items = padded(windows.items, start, end, padding)
@@ -149,5 +154,8 @@ def masked_rows(
     draws = np.where(inside, rng.random(items.shape), 2.0)
     hidden = (draws < share) | (draws == draws.min(axis=1, keepdims=True))
     only_last = rng.random(len(index)) < last_share
+    if of_prefixes:
+        lengths = np.where(only_last, 2 + (rng.random(len(index)) * (lengths - 1)).astype(np.int64), lengths)
+        items = np.where(place < lengths[:, None], items, padding)
     hidden = np.where(only_last[:, None], place == lengths[:, None] - 1, hidden & inside)
     return np.where(hidden, mask, items), np.where(hidden, items, NO_TARGET)

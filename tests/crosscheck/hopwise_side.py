@@ -6,7 +6,8 @@ hopwise does otherwise than the kit, and what is done about it here:
 - BERT4Rec's ranking drops the oldest item of every history, also of a short one, and puts the mask behind the rest; a
   column of padding in front is what it drops here.
 - Cloze and pretraining rows are prefixes without their targets, so that no user's last training item is ever in one;
-  the rows of validation, whose targets nothing reads there, are added to them.
+  the rows of validation, whose targets nothing reads there, are added to them. The kit's rows there are histories:
+  hopwise makes as many rows, in fewer epochs.
 - Pretraining pads S3-Rec's histories in front, fine-tuning behind. Left as it is.
 """
 
@@ -112,6 +113,10 @@ class Hopwise:
         write_atomic(sequences, attributes, folder)
         windows = len(overlapping_windows(sequences.items, sequences.offsets[:-1], sequences.train_end, history))
         targets = int(sequences.in_training.sum()) - sequences.n_users  # a row each
+        self.rows = targets / windows
+        # as many targets in a step; where rows are masked, as many rows in a step and in all, in fewer epochs
+        hides = params.rows == "cloze"
+        self.shorter = self.rows if hides else 1.0
         name, settings = MODELS[method]
         asked = settings(params) | {
             "data_path": str(folder),
@@ -119,7 +124,7 @@ class Hopwise:
             "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", *attributes, BOTH]},
             "MAX_ITEM_LIST_LENGTH": self.places,
             "train_neg_sample_args": None,
-            "train_batch_size": round(params.batch * targets / windows),
+            "train_batch_size": round(params.batch * self.rows / self.shorter),
             "learning_rate": params.lr,
             "weight_decay": params.weight_decay,
             "metrics": ["NDCG", "Hit"],
@@ -129,14 +134,14 @@ class Hopwise:
         }
         if params.pretrained:
             first = {"train_stage": "pretrain", "learning_rate": params.pretraining.lr}
-            first["train_batch_size"] = round(params.pretraining.batch * targets / windows)
+            first["train_batch_size"] = params.pretraining.batch
             self._make(name, asked | first, folder, whole=True)
-            for epoch in range(params.pretraining.epochs):
+            for epoch in range(round(params.pretraining.epochs / self.rows)):
                 self.epoch(epoch)
             made = folder / "pretrained.pth"
             torch.save({"state_dict": self.model.state_dict()}, made)
             asked |= {"train_stage": "finetune", "pre_model_path": str(made)}
-        self._make(name, asked, folder, whole=params.rows == "cloze")
+        self._make(name, asked, folder, whole=hides)
 
     def _make(self, name: str, settings: dict[str, Any], folder: Path, whole: bool) -> None:
         from hopwise.config import Config
@@ -165,7 +170,7 @@ class Hopwise:
     def fit(self, params: SequentialParams, after: Callable[[float], None] = lambda ndcg: None) -> int:
         """Train by the kit's rule: the best epoch by validation NDCG@10, plain, is kept; return how many were made."""
         best, weights, since, epoch = -1.0, self.model.state_dict(), 0, 0
-        while epoch < params.longer * params.epochs and since < params.longer * params.patience:
+        while self.shorter * epoch < params.longer * params.epochs and since < params.longer * params.patience:
             self.epoch(epoch)
             ndcg = float(metrics.ndcg(self.ranks("valid"), 10).mean())
             epoch, since = epoch + 1, since + 1

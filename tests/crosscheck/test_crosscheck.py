@@ -34,10 +34,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # its, and its dependencies'
 ]
 
-# order has to matter, or no place of an item is missed: three in ten next items are partners of the last one
-WORLD = DemoParams(items=150, users=2000, kinds=6, copurchase=0.3, image_side=32)
+# order has to matter, or no place of an item is missed: half of all next items are partners of the last one
+WORLD = DemoParams(items=100, users=2000, kinds=6, copurchase=0.5, image_side=32)
 TRAINED, HISTORY, SEEDS = 300, 8, (0, 1)
-QUICK = {"batch": 32, "lr": 0.004, "epochs": 40, "patience": 5, "longer": 1, "most_steps": None}
+QUICK = {"batch": 16, "epochs": 40, "patience": 6, "most_steps": None}
 SEEDS_SD = 0.01
 
 
@@ -61,8 +61,9 @@ def ndcg(score: Score, whole: Sequences) -> np.ndarray:
 def test_a_row_is_what_hopwise_finds(method: str, world: tuple[Dataset, Sequences], tmp_path: Path) -> None:
     dataset, trained = world
     whole = dataset.sequences()
-    params = methods.resolve("demo", method, "small").sequential.model_copy(update=QUICK)
-    params = params.model_copy(update={"pretraining": params.pretraining.model_copy(update={"batch": 32, "epochs": 5})})
+    params = methods.resolve("demo", method, "small").sequential
+    first = params.pretraining.model_copy(update={"batch": 16, "epochs": 12})
+    params = params.model_copy(update=QUICK | {"pretraining": first})
     sources = sources_of(params, dataset.items, (), {}, trained.seen)
     ours, theirs = [], []
     for seed in SEEDS:

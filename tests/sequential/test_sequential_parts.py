@@ -298,6 +298,11 @@ def test_cloze_hides_a_share_of_the_items_and_at_least_one() -> None:
     assert 0.35 < hidden[1::2].mean() < 0.55
     inputs, targets = masked_rows(windows, np.arange(100), 400, 401, 0.4, 1.0, rng)
     assert ((targets != NO_TARGET).sum(axis=1) == 1).all() and (targets[1::2, 3] == np.arange(7, 400, 8)).all()
+    inputs, targets = masked_rows(windows, np.arange(100), 400, 401, 0.4, 1.0, rng, True)
+    row, last = np.nonzero(targets != NO_TARGET)
+    assert (row == np.arange(100)).all() and set(last[::2]) == {1} and set(last[1::2]) == {1, 2, 3}
+    behind = np.arange(4) > last[:, None]
+    assert (targets[row, last] == 4 * row + last).all() and ((inputs == 400) == behind).all()
 
 
 # interests
