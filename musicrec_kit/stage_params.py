@@ -202,6 +202,9 @@ class TokenizerParams(Frozen):
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     check_every: int = Field(2, ge=1, description="epochs between collision counts that choose the checkpoint")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of the networks' products in training; codes are given in fp32 either way"
+    )
     kmeans_iterations: int = Field(50, ge=1, description="Lloyd iterations of rkmeans and of the k-means start")
     kmeans_restarts: int = Field(1, ge=1)
     branching: int = Field(50, ge=2, le=32767, description="trees of clusters: children of a cluster")

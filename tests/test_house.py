@@ -17,8 +17,8 @@ PACKAGE = ROOT / "musicrec_kit"
 
 # a room may import rooms to its left (architecture.md section 3, top to bottom)
 ORDER = (
-    "torchvision_hook settings_help stage_params sequential_params params methods seeds locks distributed runs "
-    "training data features tokenizers evaluation ids generation sequential analysis plots plots_mechanism tables "
+    "torchvision_hook settings_help stage_params sequential_params params methods seeds locks sorted_rows distributed "
+    "runs training data features tokenizers evaluation ids generation sequential analysis plots plots_mechanism tables "
     "orderings row_tables paper_tables paper_plots plan pipeline recommender forecast notebooks sweep grid_tasks grid "
     "paper_cells ledger cli"
 ).split()

@@ -210,13 +210,23 @@ def _levels(
 ) -> tuple[Level, ...]:
     begins = np.array([0, *(block.first for block in vocabulary.blocks)])
     sizes = np.array([2, *(block.size for block in vocabulary.blocks)])
+    block_of = np.repeat(np.arange(len(begins)), np.diff([*begins, vocabulary.size]))
     levels, states = [], np.zeros(1, np.int64)
     for _ in range(depth):
         counts = count[states]
-        moves = np.repeat(first[states] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        begin, total = int(first[states[0]]) if len(states) else 0, int(counts.sum())
+        moves: slice | np.ndarray = slice(begin, begin + total)
+        if total and begin + total != first[states[-1]] + counts[-1]:  # states in between that are not reached
+            moves = np.repeat(first[states] - np.cumsum(counts) + counts, counts) + np.arange(total)
         used, goes_on = token[moves], token[moves] != EOS
-        found = np.unique(np.searchsorted(begins, used[goes_on], side="right") - 1)
+        on = np.bincount(used, minlength=vocabulary.size) > 0
+        on[EOS] = False
+        found = np.unique(block_of[on])
         blocks = tuple((int(begins[b]), int(begins[b] + sizes[b])) for b in found)
         levels.append(Level(int(counts.max(initial=0)), bool((~goes_on).any()), bool(goes_on.any()), blocks))
-        states = np.unique(state[moves[goes_on]])
+        states = state[moves][goes_on]
+        if not (states[1:] > states[:-1]).all():
+            reached = np.zeros(len(count), bool)
+            reached[states] = True
+            states = np.flatnonzero(reached)
     return tuple(levels)

@@ -20,6 +20,8 @@ from musicrec_kit.generation.tasks import Task
 from musicrec_kit.ids.prefix_tree import PrefixTree, closed
 from musicrec_kit.ids.vocabulary import EOS, Vocabulary
 
+CHUNK = 4096  # items whose ways are looked up at once
+
 
 class LegalSoftmax:
     """The loss of a model whose targets are items as the tasks write them."""
@@ -35,8 +37,9 @@ class LegalSoftmax:
         for number, (tokens, lengths) in enumerate(written):
             has_id = lengths > 0
             target = torch.from_numpy(closed(tokens[has_id], lengths[has_id], EOS)).to(device)
-            passed, _, _ = self._walk(target)
-            self._writings[passed[target != PAD].unique()] |= 1 << number
+            for rows in target.split(CHUNK):
+                passed, _, _ = self._walk(rows)
+                self._writings[passed[rows != PAD].unique()] |= 1 << number
 
     def _walk(self, target: Int[Tensor, "batch length"]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the edge of every token [batch length], those it could take [batch length branch], and which are."""

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from musicrec_kit.sorted_rows import sort_rows
+
 NULL = -1
 SINKHORN_EPSILON, SINKHORN_ITERATIONS, SINKHORN_ROUNDS = 0.003, 50, 20  # LC-Rec's generate_indices (lineage 2.2a)
 
@@ -16,13 +18,18 @@ SINKHORN_EPSILON, SINKHORN_ITERATIONS, SINKHORN_ROUNDS = 0.003, 50, 20  # LC-Rec
 def group_of(codes: np.ndarray) -> np.ndarray:
     """Return int64 [items]: equal numbers for equal rows of codes [items, levels], numbered in order of the codes."""
     codes = np.asarray(codes)
-    if not codes.size:
-        return np.zeros(len(codes), np.int64)
-    order = np.lexsort(codes.T[::-1])
-    ordered = codes[order]
-    group = np.empty(len(codes), np.int64)
-    group[order] = np.concatenate([[0], np.cumsum((ordered[1:] != ordered[:-1]).any(axis=1))])
+    group = np.zeros(len(codes), np.int64)
+    if codes.size:
+        found = sort_rows(codes)
+        group[found.order] = np.cumsum(found.begins[-1]) - 1
     return group
+
+
+def has_code(codes: np.ndarray) -> np.ndarray:
+    """Return bool [items]: whether any level has a code."""
+    found = codes != NULL
+    # looking across short rows is slow, and mostly there is nothing to find
+    return np.ones(len(codes), bool) if found.all() and found.size else found.any(axis=1)
 
 
 def count(codes: np.ndarray, with_id: np.ndarray | None = None) -> dict[str, float]:
@@ -31,8 +38,8 @@ def count(codes: np.ndarray, with_id: np.ndarray | None = None) -> dict[str, flo
     The rate is 1 - distinct / items, as in the lineage (2.1). `with_id` marks the items that have an ID; without it,
     those with any code that is not null.
     """
-    with_id = (codes != NULL).any(axis=1) if with_id is None else with_id
-    sizes = np.bincount(group_of(codes[with_id]))
+    with_id = has_code(codes) if with_id is None else with_id
+    sizes = sort_rows(codes if with_id.all() else codes[with_id]).sizes()
     items, distinct = int(sizes.sum()), len(sizes)
     return {
         "items": items,
@@ -46,12 +53,14 @@ def count(codes: np.ndarray, with_id: np.ndarray | None = None) -> dict[str, flo
 def suffixes(codes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Return int32 [items]: 0 .. n - 1 inside each group of n items with equal codes, in an order that is drawn."""
     draw = generator.permutation(len(codes))
-    group = group_of(codes)
-    order = np.lexsort([draw, group])
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(group[order]) > 0])[: len(codes)])
-    suffix = np.empty(len(codes), np.int32)
-    suffix[order] = np.arange(len(codes)) - np.repeat(starts, np.diff([*starts, len(codes)]))
-    suffix[(codes == NULL).all(axis=1)] = 0
+    found = sort_rows(codes)
+    sizes = found.sizes() if len(codes) else np.zeros(0, np.int64)
+    shared = np.repeat(sizes > 1, sizes)
+    items, sizes = found.order[shared], sizes[sizes > 1]
+    group, first = np.repeat(np.arange(len(sizes)), sizes), np.repeat(np.cumsum(sizes) - sizes, sizes)
+    suffix = np.zeros(len(codes), np.int32)
+    suffix[items[np.lexsort([draw[items], group])]] = np.arange(len(items)) - first
+    suffix[items[(codes[items] == NULL).all(axis=1)]] = 0
     return suffix
 
 

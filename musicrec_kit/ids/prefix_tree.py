@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from musicrec_kit.sorted_rows import sort_rows
+
 if TYPE_CHECKING:
     import torch
 
@@ -47,51 +49,40 @@ class PrefixTree:
         >>> tree.child_token.tolist(), tree.items_of(tree.find([5, 7, 1])).tolist()
         ([5, 7, 8, 1, 1], [0, 2])
         """
-        items = np.flatnonzero(np.asarray(lengths) > 0)
-        rows = closed(np.asarray(tokens)[items], np.asarray(lengths)[items], eos)
-        # lexsort is stable and takes the last key first: rows in order of tokens, equal rows in order of items
-        order = np.lexsort(rows.T[::-1]) if len(rows) else np.zeros(0, np.int64)
-        rows, items = rows[order], items[order]
-        stop = (rows == eos).argmax(axis=1) + 1 if len(rows) else np.zeros(0, np.int64)
-        parents, child_tokens, max_branch = [], [], []
-        node, n_nodes = np.zeros(len(rows), np.int64), 1  # node that each row stands at
-        starts_new = np.zeros(len(rows), bool)
-        starts_new[:1] = True
-        for depth in range(rows.shape[1]):
-            inside = depth < stop
-            starts_new |= np.concatenate([[False], rows[1:, depth] != rows[:-1, depth]])[: len(rows)]
-            opens = np.flatnonzero(starts_new & inside)
-            if not len(opens):
-                break
-            parents.append(node[opens])
-            child_tokens.append(rows[opens, depth])
-            max_branch.append(int(np.unique(node[opens], return_counts=True)[1].max()))
-            node = np.where(inside, n_nodes - 1 + np.cumsum(starts_new & inside), node)
-            n_nodes += len(opens)
-        return cls._from_edges(parents, child_tokens, n_nodes, node, items, tuple(max_branch), eos)
-
-    @classmethod
-    def _from_edges(
-        cls,
-        parents: list[np.ndarray],
-        tokens: list[np.ndarray],
-        n_nodes: int,
-        leaf: np.ndarray,
-        items: np.ndarray,
-        max_branch: tuple[int, ...],
-        eos: int,
-    ) -> "PrefixTree":
-        parent = np.concatenate([np.zeros(0, np.int64), *parents])
-        counts = np.bincount(parent, minlength=n_nodes)
-        leaf_counts = np.bincount(leaf, minlength=n_nodes) if len(leaf) else np.zeros(n_nodes, np.int64)
+        tokens, lengths = np.asarray(tokens), np.asarray(lengths)
+        items = np.flatnonzero(lengths > 0)
+        if len(items) < len(lengths):
+            tokens, lengths = tokens[items], lengths[items]
+        rows = closed(tokens, lengths, eos)
+        found = sort_rows(rows)  # in order of tokens, equal rows in order of items
+        sizes = found.sizes()
+        first = np.cumsum(sizes) - sizes  # of each whole ID, in order
+        whole = found.order[first]
+        stop = lengths[whole] + 1
+        # a node is opened by the first ID that passes it, and its first child by the same ID
+        opens, opened = np.zeros(min(1, len(rows)), np.int64), np.arange(len(whole)) == 0
+        child_counts, child_tokens, leaf_counts = [], [], [np.zeros(1, np.int64)]
+        for depth in range(rows.shape[1] if len(rows) else 0):
+            goes_on, before = stop[opens] > depth, opened
+            opened = found.begins[depth][first] & (stop > depth)
+            opens = np.flatnonzero(opened)
+            counts = np.zeros(len(goes_on), np.int64)
+            counts[goes_on] = np.diff(np.flatnonzero(before[opens]), append=len(opens))
+            child_counts.append(counts)
+            child_tokens.append(rows[whole[opens], depth])
+            leaf_counts.append(np.where(stop[opens] == depth + 1, sizes[opens], 0))
+        items = items[found.order]
+        if (lengths != rows.shape[1] - 1).any():  # leaves are numbered by depth first
+            items = items[np.argsort(np.repeat(stop, sizes), kind="stable")]
+        count = np.concatenate([*child_counts, np.zeros(len(opens) if len(rows) else 1, np.int64)])
         return cls(
-            child_first=np.cumsum(counts) - counts,
-            child_count=counts,
-            child_token=np.concatenate([np.zeros(0, np.int64), *tokens]).astype(np.int64),
-            child_node=np.arange(1, n_nodes, dtype=np.int64),  # breadth first: edge e opens node e + 1
-            leaf_first=np.concatenate([[0], np.cumsum(leaf_counts)]).astype(np.int64),
-            leaf_items=items[np.argsort(leaf, kind="stable")].astype(np.int64),
-            max_branch=max_branch,
+            child_first=_starts(count)[:-1],
+            child_count=count,
+            child_token=np.concatenate([np.zeros(0, np.int64), *child_tokens]),
+            child_node=np.arange(1, len(count), dtype=np.int64),  # breadth first: edge e opens node e + 1
+            leaf_first=_starts(np.concatenate(leaf_counts)),
+            leaf_items=items,
+            max_branch=tuple(int(counts.max()) for counts in child_counts),
             eos=eos,
         )
 
@@ -134,11 +125,21 @@ class PrefixTree:
         return replace(self, **arrays)
 
 
+def _starts(counts: np.ndarray) -> np.ndarray:
+    """Return where each group begins that has `counts` members, and where the last one ends."""
+    starts = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    return starts
+
+
 def closed(tokens: np.ndarray, lengths: np.ndarray, eos: int) -> np.ndarray:
     """Return IDs int64 [rows, longest + 1] with eos after each and 0 behind it."""
     width = int(lengths.max(initial=0))
-    position = np.arange(width + 1)
-    wide = np.zeros((len(tokens), width + 1), np.int64)
-    wide[:, :width] = tokens[:, :width]
-    assert not ((wide == eos) & (position < lengths[:, None])).any(), "an ID holds the eos token"
-    return np.where(position < lengths[:, None], wide, np.where(position == lengths[:, None], eos, 0))
+    wide = np.zeros((width + 1, len(tokens)), np.int64)  # column by column: that is how they are read
+    for position, column in enumerate(wide):
+        inside = position < lengths
+        if position < width:
+            np.copyto(column, tokens[:, position], where=inside)
+            assert not ((column == eos) & inside).any(), "an ID holds the eos token"
+        column[position == lengths] = eos
+    return wide.T

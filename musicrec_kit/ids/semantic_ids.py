@@ -52,7 +52,7 @@ class SemanticIds:
 
     def has_id(self, view: str) -> np.ndarray:
         """Return bool [items]: whether the item has an ID in the view."""
-        return (self.views[view] != NULL).any(axis=1)
+        return collisions.has_code(self.views[view])
 
     def has_suffix(self, view: str) -> bool:
         """Return whether IDs of the view end in a suffix token."""
@@ -148,12 +148,11 @@ def _resolve(codes: ItemCodes, stream: str, method: str) -> np.ndarray:
 
 def report(method: str, before: np.ndarray, after: np.ndarray, suffix: np.ndarray) -> dict[str, Any]:
     """Return the record of one view's collisions: counts before and after, items that changed or got a suffix."""
+    whole = np.concatenate([after, suffix[:, None]], axis=1)
     return {
         "method": method,
         "before": collisions.count(before),
-        "after": collisions.count(
-            np.concatenate([after, suffix[:, None]], axis=1), with_id=(after != NULL).any(axis=1)
-        ),
-        "changed": int((before != after).any(axis=1).sum()),
+        "after": collisions.count(whole, with_id=collisions.has_code(after)),
+        "changed": 0 if before is after else int((before != after).any(axis=1).sum()),
         "suffixed": int((suffix > 0).sum()),
     }

@@ -128,31 +128,33 @@ class Vocabulary:
 
     def write(self, view: str, codes: np.ndarray, suffix: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return tokens and lengths as `tokens_of` does, for codes [rows, levels] of items that may be new."""
-        codes = np.asarray(codes, np.int32)
+        by_level = np.ascontiguousarray(np.asarray(codes, np.int32).T)
         columns, started, at = [], np.zeros(len(codes), bool), 0
         for number, (stream, levels) in enumerate(self.ids.segments[view]):
-            segment = codes[:, at : at + levels]
-            present = (segment != NULL).any(axis=1)
+            segment = by_level[at : at + levels]
+            present = (segment != NULL).any(axis=0)
             if number and self.params.separators:
                 columns.append(np.where(started & present, self.separators[number - 1], PAD))
             for level in range(levels):
                 block = self._block("code", *self._key(stream, level))
-                assert segment[:, level].max(initial=NULL) < block.size, "a code beyond its level's size"
-                columns.append(np.where(segment[:, level] == NULL, PAD, segment[:, level] + block.first))
+                assert segment[level].max(initial=NULL) < block.size, "a code beyond its level's size"
+                columns.append(np.where(segment[level] == NULL, PAD, segment[level] + block.first))
             started |= present
             at += levels
         if self.ids.has_suffix(view):
             block = self._block("suffix", view)
             values = np.zeros(len(codes), np.int32) if suffix is None else np.minimum(suffix, block.size - 1)
             columns.append(np.where(started, values + block.first, PAD))
-        return _left_aligned(np.stack(columns, axis=1).astype(np.int32))
+        return _left_aligned(np.stack(columns, dtype=np.int32))
 
     def joined(self, views: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return tokens and lengths of several views' IDs written one after the other (MusicRec's joint target).
 
         An item that lacks one of the views is written by the others alone.
         """
-        return _left_aligned(np.concatenate([self.tokens_of(view)[0] for view in views], axis=1))
+        if len(views) == 1:
+            return self.tokens_of(views[0])
+        return _left_aligned(np.concatenate([self.tokens_of(view)[0].T for view in views]))
 
     def level_slices(self, views: Sequence[str]) -> list[tuple[int, int]]:
         """Return, per position of the joined IDs, the range (first, stop) of tokens that can stand there, eos left out.
@@ -256,10 +258,11 @@ def _code_sizes(ids: SemanticIds, tied: bool, one_set: bool) -> dict[Key, int]:
     return sizes
 
 
-def _left_aligned(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return tokens with the padding of every row moved to its right end, and the rows' lengths."""
-    lengths = (tokens != PAD).sum(axis=1).astype(np.int32)
-    full = bool((tokens[:, : lengths.max(initial=0)] != PAD).all())
-    if not full:
-        tokens = np.take_along_axis(tokens, np.argsort(tokens == PAD, axis=1, kind="stable"), axis=1)
-    return np.ascontiguousarray(tokens[:, : lengths.max(initial=0)]), lengths
+def _left_aligned(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return tokens [width, items] as [items, longest] with the padding of each item at its end, and the lengths."""
+    written = columns != PAD
+    lengths = written.sum(axis=0, dtype=np.int32)
+    longest = int(lengths.max(initial=0))
+    if not written[:longest].all():
+        columns = np.take_along_axis(columns, np.argsort(~written, axis=0, kind="stable"), axis=0)
+    return np.ascontiguousarray(columns[:longest].T), lengths

@@ -61,7 +61,7 @@ def kmeans(
     # distances by matrix product lose digits when the data lie far from the origin
     mean = vectors.mean(0)
     centred = vectors - mean
-    runs = [_lloyd(centred, centred[kmeans_seeds(centred, codes, generator)], iterations) for _ in range(restarts)]
+    runs = [lloyd(centred, centred[kmeans_seeds(centred, codes, generator)], iterations) for _ in range(restarts)]
     centres, inertia = min(runs, key=lambda run: run[1])
     return centres + mean, inertia
 
@@ -73,7 +73,8 @@ def kmeans_seeds(vectors: Float[Tensor, "items dim"], codes: int, generator: tor
     That is rejection sampling of exactly the same law, at one pass over the data for many draws.
     """
     chosen = [int(torch.randint(len(vectors), (1,), generator=generator))]
-    nearest = _distances_to(vectors, vectors[chosen]).cpu()
+    norms = vectors.square().sum(1)
+    nearest = _assign(vectors, vectors[chosen], norms)[0].cpu()
     while len(chosen) < codes:
         if not bool((nearest > 0).any()):  # fewer distinct rows than codes: the rest are copies
             spare = np.setdiff1d(np.arange(len(vectors)), chosen)
@@ -91,28 +92,25 @@ def kmeans_seeds(vectors: Float[Tensor, "items dim"], codes: int, generator: tor
         kept = kept[: codes - len(chosen)]
         rows = drawn[kept]
         chosen += rows.tolist()
-        nearest = torch.minimum(nearest, _distances_to(vectors, vectors[rows]).cpu())
+        nearest = torch.minimum(nearest, _assign(vectors, vectors[rows], norms)[0].cpu())
         nearest[rows] = 0.0
     return torch.tensor(chosen, device=vectors.device)
-
-
-def _distances_to(vectors: Float[Tensor, "items dim"], centres: Float[Tensor, "codes dim"]) -> Float[Tensor, " items"]:
-    """Return the squared distance of each row to its nearest centre."""
-    return _assign(vectors, centres, vectors.square().sum(1))[0]
 
 
 def _assign(
     vectors: Float[Tensor, "items dim"], centres: Float[Tensor, "codes dim"], norms: Float[Tensor, " items"]
 ) -> tuple[Float[Tensor, " items"], Int[Tensor, " items"]]:
+    """Return the squared distance of each row to its nearest centre, and that centre."""
     half = centres.square().sum(1) / 2
     best = [torch.addmm(half, rows, centres.T, alpha=-1).min(1) for rows in vectors.split(CHUNK)]
     distances = (norms + 2 * torch.cat([part.values for part in best])).clamp_min(0)
     return distances, torch.cat([part.indices for part in best])
 
 
-def _lloyd(
+def lloyd(
     vectors: Float[Tensor, "items dim"], centres: Float[Tensor, "codes dim"], iterations: int
 ) -> tuple[Float[Tensor, "codes dim"], float]:
+    """Return the centres that Lloyd's iterations end with, and their inertia; they may stop early (`TOLERANCE`)."""
     norms, before = vectors.square().sum(1), float("inf")
     for _ in range(iterations):
         distances, picked = _assign(vectors, centres, norms)
@@ -127,11 +125,12 @@ def _means(
     vectors: Float[Tensor, "items dim"], distances: Float[Tensor, " items"], picked: Int[Tensor, " items"], codes: int
 ) -> Float[Tensor, "codes dim"]:
     """Return the mean of each cluster; an empty one moves to a row that lies farthest from its centre."""
-    if vectors.is_cuda:  # index_add on a GPU adds in any order: the same seed would give other codes
-        sums = torch.nn.functional.one_hot(picked, codes).to(vectors.dtype).T @ vectors
-    else:
-        sums = vectors.new_zeros(codes, vectors.shape[1]).index_add_(0, picked, vectors)
     counts = torch.bincount(picked, minlength=codes)
+    if vectors.is_cuda:  # a GPU adds in any order: the same seed would give other codes
+        sums = torch.nn.functional.one_hot(picked, codes).to(vectors.dtype).T @ vectors
+    else:  # cluster by cluster on all cores, each row by row: the sums of index_add, which uses one core
+        order, first = torch.argsort(picked, stable=True), counts.cumsum(0) - counts
+        sums = torch.nn.functional.embedding_bag(order, vectors, first, mode="sum")
     centres = sums / counts.clamp_min(1)[:, None]
     empty = (counts == 0).nonzero()[:, 0]
     centres[empty] = vectors[distances.topk(len(empty)).indices]

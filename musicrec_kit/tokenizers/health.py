@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from musicrec_kit.sorted_rows import sort_rows
 from musicrec_kit.tokenizers.codes import ItemCodes
 
 SHARE = 0.1  # of the usable codes; a level that uses fewer has collapsed
@@ -24,11 +25,13 @@ def usage(codes: ItemCodes) -> pd.DataFrame:
     """
     rows = []
     for stream, every in codes.codes.items():
+        found = sort_rows(every)
         for level in range(every.shape[1]):
-            table = every[every[:, level] >= 0]
+            coded = every[:, level] >= 0
+            table = every if coded.all() else every[coded]
             share = np.bincount(table[:, level]) / max(1, len(table))
             used = share[share > 0]
-            _, groups = np.unique(table[:, : level + 1], axis=0, return_counts=True)
+            groups = (found if coded.all() else sort_rows(table)).sizes(level)
             rows.append(
                 {
                     "stream": stream,
@@ -49,7 +52,7 @@ def usage(codes: ItemCodes) -> pd.DataFrame:
 
 def collision_rate(tables: Mapping[str, np.ndarray]) -> float:
     """Return 1 - unique codes / items, averaged over the streams: what chooses the checkpoint."""
-    rates = [1 - len(np.unique(table, axis=0)) / len(table) for table in tables.values()]
+    rates = [1 - len(sort_rows(table).sizes()) / len(table) for table in tables.values()]
     return float(np.mean(rates))
 
 

@@ -19,6 +19,11 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Return the context in which a network is trained: products in bf16, or as they are."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 def near_identity(dim: int) -> nn.Linear:
     """Return Linear(dim -> dim) that starts near the identity: 1 % of xavier noise on it, zero bias."""
     linear = nn.Linear(dim, dim)

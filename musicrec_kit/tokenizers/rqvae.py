@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from musicrec_kit.params import TokenizerParams
 from musicrec_kit.tokenizers import losses
 from musicrec_kit.tokenizers.items import Items
-from musicrec_kit.tokenizers.mlp import Scaling, mlp, to_cf
+from musicrec_kit.tokenizers.mlp import Scaling, autocast, mlp, to_cf
 from musicrec_kit.tokenizers.residual import Rule, straight_through
 from musicrec_kit.tokenizers.split_residual import SplitResidual, Step, over_levels
 
@@ -55,12 +55,17 @@ class RQVAE(nn.Module):
         groups: list[list[Tensor]] | None = None,
         generator: torch.Generator | None = None,
     ) -> Step:
-        params, z = self.params, self.latents(items)
+        params, present = self.params, items.present[self.name]
+        x = self.scaling(items.features[self.name])
+        with autocast(params.precision, x.device):
+            z = self.encoder(x)
+        z = z.float()
         split = self.quantizer(z, rule)
         z_hat = straight_through(z, split.vector)
-        x, present = self.scaling(items.features[self.name]), items.present[self.name]
+        with autocast(params.precision, x.device):
+            decoded = self.decoder(z_hat)
         terms = {
-            "reconstruction": losses.reconstruction_loss(x, self.decoder(z_hat), present, params.reduction),
+            "reconstruction": losses.reconstruction_loss(x, decoded.float(), present, params.reduction),
             "quantization": over_levels(split.losses, params),
         }
         if items.cf is not None and items.known is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from musicrec_kit.params import TokenizerParams
 from musicrec_kit.tokenizers import losses
 from musicrec_kit.tokenizers.items import Items
-from musicrec_kit.tokenizers.mlp import Scaling, mlp, near_identity, to_cf
+from musicrec_kit.tokenizers.mlp import Scaling, autocast, mlp, near_identity, to_cf
 from musicrec_kit.tokenizers.residual import Rule, straight_through
 from musicrec_kit.tokenizers.split_residual import Split, SplitResidual, Step, over_levels
 
@@ -51,11 +51,15 @@ class SharedSpecific(nn.Module):
 
     def latents(self, items: Items) -> Float[Tensor, "batch dim"]:
         """Return the joint latent z: eq. 2, concatenated and projected."""
+        return self._latents(self._scaled(items), items)
+
+    def _scaled(self, items: Items) -> list[Tensor]:
+        return [scaling(items.features[name]) for name, scaling in zip(self.names, self.scalings, strict=True)]
+
+    def _latents(self, scaled: list[Tensor], items: Items) -> Float[Tensor, "batch dim"]:
         parts = [
-            torch.where(items.present[name][:, None], encoder(scaling(items.features[name])), missing)
-            for name, encoder, scaling, missing in zip(
-                self.names, self.encoders, self.scalings, self.missing, strict=True
-            )
+            torch.where(items.present[name][:, None], encoder(x), missing)
+            for name, encoder, x, missing in zip(self.names, self.encoders, scaled, self.missing, strict=True)
         ]
         return self.projection(torch.cat(parts, dim=1))
 
@@ -71,11 +75,14 @@ class SharedSpecific(nn.Module):
         groups: list[list[Tensor]] | None = None,
         generator: torch.Generator | None = None,
     ) -> Step:
-        params, z = self.params, self.latents(items)
+        params, scaled = self.params, self._scaled(items)
+        with autocast(params.precision, self.missing.device):
+            z = self._latents(scaled, items)
+        z = z.float()
         split = self.quantizer(z, rule)
         z_hat = straight_through(z, split.vector)
         terms = {
-            "reconstruction": self._reconstruction(items, z_hat),
+            "reconstruction": self._reconstruction(scaled, items, z_hat),
             "quantization": over_levels(split.losses, params),
         }
         if items.cf is not None and items.known is not None:
@@ -90,13 +97,16 @@ class SharedSpecific(nn.Module):
             terms["diversity"] = over_levels(self.quantizer.diversity(split, groups, generator), params)
         return Step(split.codes, terms)
 
-    def _reconstruction(self, items: Items, z_hat: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+    def _reconstruction(
+        self, scaled: list[Tensor], items: Items, z_hat: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, ""]:
         """Return L_Recon of eq. 9 with the decoders of eq. 7."""
         total = z_hat.new_zeros(())
         parts = z_hat.split(self.params.dim, dim=1)
-        for name, scaling, decoder, part in zip(self.names, self.scalings, self.decoders, parts, strict=True):
-            x, present = scaling(items.features[name]), items.present[name]
-            total = total + losses.reconstruction_loss(x, decoder(part), present, self.params.reduction)
+        for name, x, decoder, part in zip(self.names, scaled, self.decoders, parts, strict=True):
+            with autocast(self.params.precision, part.device):
+                decoded = decoder(part)
+            total = total + losses.reconstruction_loss(x, decoded.float(), items.present[name], self.params.reduction)
         return total
 
     def _seen(self, which: str, z: Float[Tensor, "batch dim"], split: Split) -> list[Float[Tensor, "batch _"]]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from musicrec_kit import runs, seeds, training
 from musicrec_kit.params import Refused, TokenizerParams
+from musicrec_kit.sorted_rows import sort_rows
 from musicrec_kit.tokenizers.codes import ItemCodes
 from musicrec_kit.tokenizers.items import Items, as_fitted
 from musicrec_kit.tokenizers.residual import Rule
@@ -196,5 +197,6 @@ def colliding(codes: np.ndarray) -> np.ndarray:
     coded = np.flatnonzero((codes >= 0).all(1))
     if not len(coded):
         return coded
-    _, group, size = np.unique(codes[coded], axis=0, return_inverse=True, return_counts=True)
-    return coded[size[group.reshape(-1)] > 1]
+    found = sort_rows(codes[coded])
+    sizes = found.sizes()
+    return coded[np.sort(found.order[np.repeat(sizes > 1, sizes)])]

@@ -1,4 +1,7 @@
-"""`python -m tests.benchmarks [NAME ...]`: measure rows and print their ratios; `--record` keeps them."""
+"""`python -m tests.benchmarks [NAME ...]`: measure rows and print their ratios; `--record` keeps them.
+
+`scale` is no row: it shows how time and memory grow, and `--record` keeps its figure.
+"""
 
 import argparse
 import importlib
@@ -8,7 +11,7 @@ from pathlib import Path
 import torch
 
 import musicrec_kit  # noqa: F401  (prepares the import of torchvision)
-from tests.benchmarks import harness
+from tests.benchmarks import harness, scale
 
 ROWS = ("decode", "train", "tokenizer", "rkmeans", "catalogue", "evaluation", "data", "sequential", "features")
 
@@ -22,6 +25,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--threads", type=int, help="CPU threads of both ways (default: all)")
     parser.add_argument("--record", action="store_true", help=f"keep the lines in {harness.RESULTS.name}")
     asked = parser.parse_args(argv)
+    if "scale" in asked.names:
+        torch.set_num_threads(asked.threads or torch.get_num_threads())
+        return scale.main(asked.scale, asked.record)
     if unknown := set(asked.names) - set(ROWS):
         parser.error(f"no row {', '.join(sorted(unknown))}; there is {', '.join(ROWS)}")
     if asked.threads:
