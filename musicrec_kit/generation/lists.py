@@ -15,7 +15,6 @@ from musicrec_kit.evaluation.protocol import NOTHING
 from musicrec_kit.generation.beam_search import Found
 from musicrec_kit.generation.legal import NOWHERE, Legal
 
-
 PLACE_BITS = 24  # of a packed sorting key: a place in a row
 PLACE_MASK = (1 << PLACE_BITS) - 1
 
@@ -59,10 +58,9 @@ def expand_items(
     most = width + (int(seen.sum(dim=1).max()) if seen is not None and seen.numel() else 0)
     users, beams = found.leaf.shape
     leaf = found.leaf.clamp(min=0).flatten()
-    sizes = legal.tree.leaf_first.diff().clamp(max=most).index_select(0, leaf).view(users, beams)
-    sizes = sizes.masked_fill(found.leaf == NOWHERE, 0)
-    begin = legal.tree.leaf_first.index_select(0, leaf).clamp(max=len(leaf_items) - 1)
-    first = leaf_items.index_select(0, begin)
+    begin, stop = (legal.tree.leaf_first.index_select(0, at) for at in (leaf, leaf + 1))
+    sizes = (stop - begin).clamp(max=most).view(users, beams).masked_fill(found.leaf == NOWHERE, 0)
+    first = leaf_items.index_select(0, begin.clamp(max=len(leaf_items) - 1))
     counted = sizes > 0 if seen is None else (sizes > 0) & ~seen.gather(1, first.view(users, beams))
     # the other items of the few IDs that have more than one: an entry each, in the order of their IDs
     several = (sizes > 1).any(dim=1).nonzero()[:, 0]

@@ -17,7 +17,7 @@ from musicrec_kit.evaluation import RankedList, Rankings, summarize
 from musicrec_kit.evaluation.metrics import CUTOFFS
 from musicrec_kit.generation import lists
 from musicrec_kit.generation.beam_search import Found
-from musicrec_kit.generation.legal import Legal, make_legal
+from musicrec_kit.generation.legal import make_legal
 from musicrec_kit.generation.ranking import ranked_list
 from musicrec_kit.ids.vocabulary import Vocabulary
 from musicrec_kit.params import IdsParams
@@ -69,7 +69,7 @@ class World:
 
     def _found(self, view: str, generator: np.random.Generator) -> Found:
         """Return the best IDs of every user: mostly near the target, so that the views agree on some."""
-        near = (self.targets.numpy()[:, None] + generator.permuted(np.tile(np.arange(60), (self.n_users, 1)), axis=1))
+        near = self.targets.numpy()[:, None] + generator.permuted(np.tile(np.arange(60), (self.n_users, 1)), axis=1)
         leaves = self.leaf_of[view][near % ITEMS]
         # an ID stands once in a list: colliding items give it twice
         order = np.argsort(leaves, axis=1, kind="stable")
@@ -115,7 +115,9 @@ class World:
             merged = lists.merge_lineage([(view.items, view.lineage) for view in ordered])
             parts["merged"].append(ranked_list(*merged, self.targets[some], self.classes["merged"]))
         made = {
-            name: RankedList(*(np.concatenate([getattr(part, field) for part in some]) for field in RankedList.__annotations__))
+            name: RankedList(
+                *(np.concatenate([getattr(part, field) for part in some]) for field in RankedList.__annotations__)
+            )
             for name, some in parts.items()
         }
         users = np.arange(self.n_users)
