@@ -1,7 +1,8 @@
 """Sources: the readers that turn a data set's files into RawTables. A user's own data need a YAML file and no code."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,8 @@ def table(params: DataParams, root: Path) -> RawTables:
     about |= bad_lines.told()
     fields = {name: columns[name] for name in (*TEXT_COLUMNS, "image")}
     required = [name for name in fields if name in params.columns]
-    if not params.items and not set(fields.values()) & set(reading.column_names(path, params.bad_lines)) | set(
-        required
-    ):
+    said = set(fields.values()) & set(reading.column_names(path, params.bad_lines))
+    if not (params.items or said or required):
         # the file says nothing of its items but their ids: it is not read twice
         ids = pd.DataFrame({"raw_id": [name for name in interactions["raw_item"].cat.categories if name]})
         repeated = len(interactions) + about["rows_without_user_or_item"] - len(ids)
@@ -158,7 +158,7 @@ def _interactions(
     )
     complete = users.notna().to_numpy() & items.notna().to_numpy()
     about = {"rows_without_user_or_item": int(rows - complete.sum())}
-    return frame.loc[complete].reset_index(drop=True), about
+    return frame if complete.all() else frame.loc[complete].reset_index(drop=True), about
 
 
 def _seconds(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +182,7 @@ def _raw(
     raw_ids = reading.as_ids(items["raw_id"])
     first = (raw_ids.notna() & ~raw_ids.duplicated()).to_numpy()
     described = items.loc[first].assign(raw_id=raw_ids[first].astype(object).to_numpy())
-    seen = pd.Index(interactions["raw_item"].unique().astype(object))
+    seen = pd.Index(interactions["raw_item"].unique().astype(object), dtype=object)
     bare = pd.DataFrame({"raw_id": seen[~seen.isin(described["raw_id"])]})
     # only what was interacted with: a published catalogue can be a hundred times larger
     described = described[described["raw_id"].isin(seen)]
@@ -190,8 +190,8 @@ def _raw(
     clean = pd.DataFrame(
         {
             "raw_id": full["raw_id"].astype(object),
-            **{name: [text.clean(value) for value in full[name]] for name in ("title", "description", "brand")},
-            "categories": [text.categories(value) for value in full["categories"]],
+            **{name: _filled(full[name], text.clean, "") for name in ("title", "description", "brand")},
+            "categories": _filled(full["categories"], text.categories, []),
         }
     )
     clean["image"], lost = _pictures(full, store)
@@ -203,6 +203,11 @@ def _raw(
     }
     log.info("read %d interactions with %d items; %s", len(interactions), len(clean), about)
     return RawTables(interactions, clean[list(ITEM_COLUMNS)], store.root, about=about)
+
+
+def _filled(values: pd.Series, made: Callable[[Any], Any], nothing: Any) -> list[Any]:
+    """Return what is made of each value, and `nothing` where there is none: most items of a file of reviews."""
+    return [made(value) if there else copy(nothing) for value, there in zip(values, values.notna(), strict=True)]
 
 
 def _pictures(full: pd.DataFrame, store: ImageStore) -> tuple[pd.Series, int]:

@@ -176,7 +176,7 @@ def _before(values: Tensor) -> Tensor:
 
 
 def _sorted(items: Tensor, scores: Tensor, kept: Tensor, minor: Tensor) -> Merged:
-    """Return the kept places by score, best first; equal scores by `minor`, lowest first, which says where in `items`."""
+    """Return the kept places by score, best first; equal scores by `minor`, lowest first, their places in `items`."""
     gone = 1 << 62  # behind every score, and its place is 0
     packed = sorted_rows(((_descending(scores).long() << PLACE_BITS) + minor).masked_fill(~kept, gone))
     empty = packed == gone

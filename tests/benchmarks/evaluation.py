@@ -2,8 +2,8 @@
 
 The usual way is the lineage's (lineage.md sections 3.1 and 4): a dict from ID strings to items, a walk over the ranks
 of both lists into a dict per user, `sorted`, and a function per metric, user and cut-off. Where it leaves a choice open
-both ways follow the kit: colliding items stand in drawn order, and a target behind every item of equal score and another
-ID. Its lists of strings are made before the clock starts, as its decoder's output is read from a file.
+both ways follow the kit: colliding items stand in drawn order, and a target behind every item of equal score and
+another ID. Its lists of strings are made before the clock starts, as its decoder's output is read from a file.
 """
 
 import math
@@ -28,6 +28,7 @@ USERS, ITEMS, BEAMS, LEVELS, CODES = 100_000, 6_250, 20, 4, 256
 VIEWS = ("text", "image")
 COLLIDING = 0.04  # share of the items whose ID in the text view another item has (lineage.md 2.2)
 AT_ONCE = 2_048  # users
+FIELDS = ("items", "scores", "target_rank")
 
 Lists = dict[str, list[tuple[list[str], list[float]]]]
 Results = tuple[dict[str, np.ndarray], dict[str, float]]
