@@ -78,7 +78,7 @@ def read_json_lines(path: Path) -> Iterable[dict[str, Any]]:
 
 
 def _opened(path: Path) -> IO[str]:
-    return io.TextIOWrapper(io.BufferedReader(streaming.opened(path)), encoding="utf-8-sig")  # type: ignore[arg-type]
+    return io.TextIOWrapper(io.BufferedReader(streaming.opened(path)), encoding="utf-8-sig")  # type: ignore
 
 
 def column_names(path: Path, bad_lines: int = 0) -> list[str]:

@@ -95,6 +95,9 @@ def read_fields(
 ) -> Fields:
     """Return one column per field, one row per JSON object.
 
+    Values are those of `json.loads`, with two differences: a number in a column of texts becomes text, and of a key
+    that stands twice in an object the first value may count.
+
     Args:
         names: fields that are wanted; all others cost no memory.
         distinct: those of `names` whose values repeat: they come as categoricals, in order of appearance.
@@ -124,11 +127,13 @@ def _gathered(parts: Iterable[Columns], names: Sequence[str], distinct: Sequence
     gathered: dict[str, list[Any]] = {name: [] for name in names}
     seen: set[Any] = set()
     left_out = 0
-    for columns in parts:
-        kept = None if first_of is None else _unseen(columns[first_of], seen)
-        left_out += 0 if kept is None else len(columns[first_of]) - len(kept)
-        for name in names:
-            values = columns[name] if kept is None else _taken(columns[name], kept)
+    for part in parts:
+        columns = part
+        if first_of is not None:
+            kept = _unseen(part[first_of], seen)
+            left_out += len(part[first_of]) - len(kept)
+            columns = {name: _taken(values, kept) for name, values in part.items()}
+        for name, values in columns.items():
             encoded = name in distinct and not isinstance(values, list)
             gathered[name].append(values.dictionary_encode() if encoded else values)
     return Fields({name: _joined(gathered.pop(name)) for name in names}, left_out)
@@ -227,8 +232,9 @@ def _slow(block: bytes, number: int, bad: BadLines, names: Sequence[str], schema
     columns: Columns = {}
     for name in names:
         columns[name] = [record.get(name) for record in records]
-        if name in schema:
-            with contextlib.suppress(pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError):
+        # arrow itself would cut 2.5 down to a whole number
+        if name in schema and {type(value) for value in columns[name]} <= {schema[name], type(None)}:
+            with contextlib.suppress(pa.ArrowInvalid, UnicodeEncodeError, OverflowError):
                 columns[name] = pa.array(columns[name], types[schema[name]])
     return columns
 

@@ -37,8 +37,8 @@ def lines(records: list[Any]) -> bytes:
 def reviews(n: int) -> list[dict[str, Any]]:
     generator = np.random.default_rng(0)
     return [
-        {"user": f"A{number % 7}", "item": f"{number % 5:03d}", "text": "na\u00efve \u201cwords\u201d \n" * 9, "extra": {"item": [1]},
-         "stars": float(generator.integers(1, 6)), "time": int(generator.integers(0, 10**9))}
+        {"user": f"A{number % 7}", "item": f"{number % 5:03d}", "text": "na\u00efve \u201cwords\u201d \n" * 9,
+         "extra": {"item": [1]}, "stars": float(generator.integers(1, 6)), "time": int(generator.integers(0, 10**9))}
         for number in range(n)
     ]  # fmt: skip
 
@@ -173,7 +173,7 @@ def test_a_data_set_says_how_many_lines_were_left_out(tmp_path: Path) -> None:
     dataset = shop(path, tmp_path, bad_lines=1)
     about = dataset.manifest["about"]
     assert about["bad_lines"] == 1 and about["first_bad_lines"][0].startswith("line 51: ")
-    assert about["rows_without_user_or_item"] == 2 and about["item_rows_repeated"] == 47
+    assert about["rows_without_user_or_item"] == 2 and about["item_rows_repeated"] == 46
     assert about["items_without_interactions"] == 1 and about["items_not_in_items_file"] == 0
 
 
