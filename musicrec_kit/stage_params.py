@@ -58,6 +58,7 @@ class DataParams(Frozen):
     item2id: str | None = Field(None, description="lcrec: file of raw id TAB item number")
     columns: dict[str, str] = Field(default_factory=dict, description="table: our column -> the file's column")
     demo: DemoParams = Field(default_factory=DemoParams, description="source demo: the generator's settings")
+    bad_lines: int = Field(0, ge=0, description="lines of a JSON lines file that may be no objects and are left out")
     min_rating: float | None = Field(None, description="keep interactions rated at least this; null keeps all")
     has_text: bool = Field(False, description="keep items with a title or a description")
     has_image: bool = Field(False, description="keep items with a picture")

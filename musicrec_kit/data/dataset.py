@@ -140,9 +140,9 @@ def fingerprint(sequences: Sequences, raw_ids: Iterable[str]) -> str:
 
 def items_fingerprint(items: pd.DataFrame) -> str:
     """Return the hex sha256 of what items say: raw ids, texts, categories and names of pictures, in item order."""
-    digest = hashlib.sha256()
+    digest, encode = hashlib.sha256(), json.JSONEncoder(ensure_ascii=True, default=int).encode
     for row in items[list(ITEM_COLUMNS)].itertuples(index=False):
-        digest.update(json.dumps(list(row), ensure_ascii=True, default=int).encode())
+        digest.update(encode(list(row)).encode())
         digest.update(b"\n")
     return digest.hexdigest()
 

@@ -1,6 +1,6 @@
-"""Read a user's table files: CSV, TSV, Parquet, JSON lines and JSON, plain or gzipped, only the columns asked for."""
+"""Read a user's table files: CSV, TSV, Parquet, JSON lines, JSON, plain, gzipped or zst, only the columns asked for."""
 
-import gzip
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
+from musicrec_kit.data import streaming
 from musicrec_kit.params import Refused
 from musicrec_kit.settings_help import nearest
 
@@ -36,14 +37,14 @@ def located(root: Path, name: str | None, what: str) -> Path:
 
 
 def kind_of(path: Path) -> str:
-    """Return a file's suffix without `.gz`: `ratings.csv.gz` gives `.csv`."""
-    name = path.name.lower().removesuffix(".gz")
+    """Return a file's suffix without `.gz` or `.zst`: `ratings.csv.gz` gives `.csv`."""
+    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     suffix = Path(name).suffix
     return {".ndjson": ".jsonl", ".pq": ".parquet", ".tab": ".tsv"}.get(suffix, suffix)
 
 
 def read_json_file(path: Path) -> Any:
-    """Read one JSON value from a plain or gzipped file."""
+    """Read one JSON value from a plain, gzipped or zst file."""
     try:
         with _opened(path) as opened:
             return json.load(opened)
@@ -52,7 +53,7 @@ def read_json_file(path: Path) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """Read a plain or gzipped text file."""
+    """Read a plain, gzipped or zst text file."""
     try:
         with _opened(path) as opened:
             return opened.read()
@@ -77,11 +78,11 @@ def read_json_lines(path: Path) -> Iterable[dict[str, Any]]:
 
 
 def _opened(path: Path) -> IO[str]:
-    return gzip.open(path, "rt", encoding="utf-8-sig") if path.name.endswith(".gz") else path.open(encoding="utf-8-sig")
+    return io.TextIOWrapper(io.BufferedReader(streaming.opened(path)), encoding="utf-8-sig")  # type: ignore
 
 
-def column_names(path: Path) -> list[str]:
-    """Return the columns of a table file; of JSON lines, the keys of the first thousand objects."""
+def column_names(path: Path, bad_lines: int = 0) -> list[str]:
+    """Return the columns of a table file; of JSON lines, of which some may be bad, the keys of the first objects."""
     import pyarrow as pa
     import pyarrow.csv as pa_csv
     import pyarrow.parquet as pa_parquet
@@ -91,11 +92,7 @@ def column_names(path: Path) -> list[str]:
         if kind == ".parquet":
             return list(pa_parquet.read_schema(path).names)
         if kind == ".jsonl":
-            return list(
-                dict.fromkeys(
-                    key for _, record in zip(range(1000), read_json_lines(path), strict=False) for key in record
-                )
-            )
+            return list(dict.fromkeys(key for record in streaming.first_objects(path, bad_lines) for key in record))
         if kind in TABLES:
             with pa_csv.open_csv(path, parse_options=_csv_options(kind)) as opened:
                 return list(opened.schema.names)
@@ -103,7 +100,7 @@ def column_names(path: Path) -> list[str]:
         if isinstance(error, Refused):
             raise
         raise Refused(f"cannot read {path} as a {kind[1:]} table: {error}") from error
-    raise Refused(f"cannot read {path}: expected one of {', '.join(TABLES)} (each may end in .gz)")
+    raise Refused(f"cannot read {path}: expected one of {', '.join(TABLES)} (each may end in .gz or .zst)")
 
 
 def _csv_options(kind: str) -> Any:
@@ -112,50 +109,86 @@ def _csv_options(kind: str) -> Any:
     return pa_csv.ParseOptions(delimiter="\t" if kind == ".tsv" else ",", newlines_in_values=True)
 
 
-def read_columns(path: Path, wanted: Mapping[str, str], required: Sequence[str]) -> pd.DataFrame:
+def read_columns(
+    path: Path,
+    wanted: Mapping[str, str],
+    required: Sequence[str],
+    ids: Sequence[str] = (),
+    bad_lines: streaming.BadLines | None = None,
+) -> pd.DataFrame:
     """Read a table as text under our column names; numbers are parsed by `as_numbers` and `as_times`.
 
     Args:
         wanted: our column -> the file's column. One that is not in the file and not required is left out.
         required: our columns that must be there.
+        ids: our columns that `as_ids` will be asked for; of large files they are read as categoricals.
+        bad_lines: where the bad lines of a JSON lines file are counted.
 
     Raises:
         Refused: the file cannot be read, or a required column is missing (the nearest one is named).
     """
-    names = column_names(path)
+    chosen = _chosen(path, wanted, required, bad_lines)
+    distinct = [chosen[ours] for ours in ids if ours in chosen]
+    columns = _read(path, sorted(set(chosen.values())), distinct, bad_lines)
+    return pd.DataFrame({ours: columns[theirs] for ours, theirs in chosen.items()})
+
+
+def read_first(
+    path: Path,
+    wanted: Mapping[str, str],
+    required: Sequence[str],
+    key: str,
+    bad_lines: streaming.BadLines | None = None,
+) -> tuple[pd.DataFrame, int]:
+    """Read a table as `read_columns` does, but of rows with one key the first is enough; return how many were left out.
+
+    Of JSON lines only the first rows are ever in memory.
+    """
+    if kind_of(path) != ".jsonl":
+        return read_columns(path, wanted, required), 0
+    chosen = _chosen(path, wanted, required, bad_lines)
+    names = sorted(set(chosen.values()))
+    read = streaming.read_fields(path, names, first_of=chosen[key], bad_lines=bad_lines)
+    return pd.DataFrame({ours: read.columns[theirs] for ours, theirs in chosen.items()}), read.left_out
+
+
+def _chosen(
+    path: Path, wanted: Mapping[str, str], required: Sequence[str], bad_lines: streaming.BadLines | None
+) -> dict[str, str]:
+    """Return our column -> the file's column of those that the file has."""
+    names = column_names(path, bad_lines.limit if bad_lines else 0)
+    if not names:
+        raise Refused(f"{path} is empty: it holds no column; is it the right file?")
     for ours in required:
         if wanted[ours] not in names:
             hint = nearest(wanted[ours], names)
             did_you_mean = f"; did you mean {hint!r}?" if hint else ""
             raise Refused(
                 f"{path} has no column {wanted[ours]!r} for {ours}; it has {', '.join(map(repr, names))}{did_you_mean} "
-                f"Name it in data.columns, for example columns: {{{ours}: {hint or names[0] if names else 'NAME'}}}"
+                f"Name it in data.columns, for example columns: {{{ours}: {hint or names[0]}}}"
             )
-    chosen = {ours: theirs for ours, theirs in wanted.items() if theirs in names}
-    columns = _read(path, sorted(set(chosen.values())))
-    return pd.DataFrame({ours: columns[theirs] for ours, theirs in chosen.items()})
+    return {ours: theirs for ours, theirs in wanted.items() if theirs in names}
 
 
-def _read(path: Path, names: list[str]) -> dict[str, Any]:
+def _read(
+    path: Path, names: list[str], distinct: Sequence[str], bad_lines: streaming.BadLines | None
+) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.csv as pa_csv
     import pyarrow.parquet as pa_parquet
 
     kind = kind_of(path)
+    if kind == ".jsonl":
+        return streaming.read_fields(path, names, distinct, bad_lines=bad_lines).columns
     try:
-        if kind == ".jsonl":
-            lists: dict[str, list[Any]] = {name: [] for name in names}
-            for record in read_json_lines(path):
-                for name, values in lists.items():
-                    values.append(record.get(name))
-            return {name: pd.Series(values, dtype=object) for name, values in lists.items()}
         if kind == ".parquet":
             table = pa_parquet.read_table(path, columns=names)
         else:
             # everything as text: an id such as 007 must keep its zeros
+            types = {name: pa.dictionary(pa.int32(), pa.string()) for name in distinct}
             convert = pa_csv.ConvertOptions(
                 include_columns=names,
-                column_types=dict.fromkeys(names, pa.string()),
+                column_types=dict.fromkeys(names, pa.string()) | types,
                 null_values=[""],
                 strings_can_be_null=True,
             )
@@ -168,8 +201,9 @@ def _read(path: Path, names: list[str]) -> dict[str, Any]:
 def as_ids(values: pd.Series) -> pd.Series:
     """Return ids as a categorical of strings; null and empty ids become null, whole numbers gain no `.0`."""
     if isinstance(values.dtype, pd.CategoricalDtype):
-        return values
-    codes, uniques = pd.factorize(values, use_na_sentinel=True)
+        codes, uniques = values.cat.codes.to_numpy(), values.cat.categories
+    else:
+        codes, uniques = pd.factorize(values, use_na_sentinel=True)
     numbers = [int(v) if isinstance(v, float) and v.is_integer() else v for v in uniques.tolist()]
     texts = pd.Series([str(v) for v in numbers], dtype=object)
     distinct, names = pd.factorize(texts)

@@ -1,14 +1,15 @@
 """Sources: the readers that turn a data set's files into RawTables. A user's own data need a YAML file and no code."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from musicrec_kit.data import lcrec, reading, text
+from musicrec_kit.data import lcrec, reading, streaming, text
 from musicrec_kit.data.images import ImageStore
 from musicrec_kit.data.raw import INTERACTION_COLUMNS, ITEM_COLUMNS, RawTables
 from musicrec_kit.params import DataParams, Refused
@@ -109,25 +110,36 @@ def table(params: DataParams, root: Path) -> RawTables:
     path = reading.located(root, params.interactions, "interactions")
     events = {name: columns[name] for name in ("user", "item", "rating", "time")}
     given = [name for name in events if name in params.columns]
-    interactions, about = _interactions(path, events, ("user", "item", *given))
+    bad_lines = streaming.BadLines(path, params.bad_lines)
+    interactions, about = _interactions(path, events, ("user", "item", *given), bad_lines)
+    about |= bad_lines.told()
     fields = {name: columns[name] for name in (*TEXT_COLUMNS, "image")}
     required = [name for name in fields if name in params.columns]
+    said = set(fields.values()) & set(reading.column_names(path, params.bad_lines))
+    if not (params.items or said or required):
+        # the file says nothing of its items but their ids: it is not read twice
+        ids = pd.DataFrame({"raw_id": [name for name in interactions["raw_item"].cat.categories if name]})
+        repeated = len(interactions) + about["rows_without_user_or_item"] - len(ids)
+        return _raw(interactions, ids, _store(params, root), about, repeated)
+    fields["raw_id"] = columns["item"]
     if params.items:
         path = reading.located(root, params.items, "items")
         fields["raw_id"] = params.columns.get("id", columns["item"])
-    else:
-        fields["raw_id"] = columns["item"]
-    items = reading.read_columns(path, fields, ("raw_id", *required))
-    return _raw(interactions, items, _store(params, root), about)
+    bad_lines = streaming.BadLines(path, params.bad_lines)
+    items, repeated = reading.read_first(path, fields, ("raw_id", *required), "raw_id", bad_lines)
+    about |= {f"items_{key}": value for key, value in bad_lines.told().items()} if params.items else {}
+    return _raw(interactions, items, _store(params, root), about, repeated)
 
 
 def _store(params: DataParams, root: Path) -> ImageStore:
     return ImageStore(reading.located(root, params.images, "images")) if params.images else ImageStore(None)
 
 
-def _interactions(path: Path, columns: dict[str, str], required: Sequence[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _interactions(
+    path: Path, columns: dict[str, str], required: Sequence[str], bad_lines: streaming.BadLines | None = None
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the interactions of a table file and facts for the manifest; rows without user or item are left out."""
-    read = reading.read_columns(path, columns, required)
+    read = reading.read_columns(path, columns, required, ("user", "item"), bad_lines)
     users, items = reading.as_ids(read["user"]), reading.as_ids(read["item"])
     rows = len(read)
     ratings = reading.as_numbers(read["rating"], "rating", path) if "rating" in read else np.full(rows, np.nan)
@@ -146,7 +158,7 @@ def _interactions(path: Path, columns: dict[str, str], required: Sequence[str]) 
     )
     complete = users.notna().to_numpy() & items.notna().to_numpy()
     about = {"rows_without_user_or_item": int(rows - complete.sum())}
-    return frame.loc[complete].reset_index(drop=True), about
+    return frame if complete.all() else frame.loc[complete].reset_index(drop=True), about
 
 
 def _seconds(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -160,12 +172,17 @@ def _seconds(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return times // unit, order
 
 
-def _raw(interactions: pd.DataFrame, items: pd.DataFrame, store: ImageStore, about: dict[str, Any]) -> RawTables:
-    """Return RawTables: items get clean fields and pictures, and those that only interactions know get a bare row."""
+def _raw(
+    interactions: pd.DataFrame, items: pd.DataFrame, store: ImageStore, about: dict[str, Any], repeated: int = 0
+) -> RawTables:
+    """Return RawTables: items get clean fields and pictures, and those that only interactions know get a bare row.
+
+    `repeated` says how many rows of known items were left out before.
+    """
     raw_ids = reading.as_ids(items["raw_id"])
     first = (raw_ids.notna() & ~raw_ids.duplicated()).to_numpy()
     described = items.loc[first].assign(raw_id=raw_ids[first].astype(object).to_numpy())
-    seen = pd.Index(interactions["raw_item"].unique().astype(object))
+    seen = pd.Index(interactions["raw_item"].unique().astype(object), dtype=object)
     bare = pd.DataFrame({"raw_id": seen[~seen.isin(described["raw_id"])]})
     # only what was interacted with: a published catalogue can be a hundred times larger
     described = described[described["raw_id"].isin(seen)]
@@ -173,19 +190,24 @@ def _raw(interactions: pd.DataFrame, items: pd.DataFrame, store: ImageStore, abo
     clean = pd.DataFrame(
         {
             "raw_id": full["raw_id"].astype(object),
-            **{name: [text.clean(value) for value in full[name]] for name in ("title", "description", "brand")},
-            "categories": [text.categories(value) for value in full["categories"]],
+            **{name: _filled(full[name], text.clean, "") for name in ("title", "description", "brand")},
+            "categories": _filled(full["categories"], text.categories, []),
         }
     )
     clean["image"], lost = _pictures(full, store)
     about |= {
         "items_without_interactions": int(first.sum() - len(described)),
         "items_not_in_items_file": len(bare),
-        "item_rows_repeated": int((~first).sum()),
+        "item_rows_repeated": repeated + int((~first).sum()),
         "pictures_named_but_missing": lost,
     }
     log.info("read %d interactions with %d items; %s", len(interactions), len(clean), about)
     return RawTables(interactions, clean[list(ITEM_COLUMNS)], store.root, about=about)
+
+
+def _filled(values: pd.Series, made: Callable[[Any], Any], nothing: Any) -> list[Any]:
+    """Return what is made of each value, and `nothing` where there is none: most items of a file of reviews."""
+    return [made(value) if there else copy(nothing) for value, there in zip(values, values.notna(), strict=True)]
 
 
 def _pictures(full: pd.DataFrame, store: ImageStore) -> tuple[pd.Series, int]:

@@ -16,7 +16,7 @@ def hit(rank: np.ndarray, k: int) -> np.ndarray:
     >>> hit(np.array([1, 5, 6, 0]), 5).tolist()
     [1.0, 1.0, 0.0, 0.0]
     """
-    return _inside(rank, k).astype(np.float64)
+    return _at(rank, k, np.ones_like)
 
 
 def ndcg(rank: np.ndarray, k: int) -> np.ndarray:
@@ -25,7 +25,7 @@ def ndcg(rank: np.ndarray, k: int) -> np.ndarray:
     >>> ndcg(np.array([1, 3, 6, 0]), 5).tolist()
     [1.0, 0.5, 0.0, 0.0]
     """
-    return np.where(_inside(rank, k), 1 / np.log2(np.maximum(rank, 1) + 1), 0.0)
+    return _at(rank, k, lambda place: 1 / np.log2(place + 1))
 
 
 def mrr(rank: np.ndarray, k: int) -> np.ndarray:
@@ -34,12 +34,15 @@ def mrr(rank: np.ndarray, k: int) -> np.ndarray:
     >>> mrr(np.array([1, 4, 6, 0]), 5).tolist()
     [1.0, 0.25, 0.0, 0.0]
     """
-    return np.where(_inside(rank, k), 1 / np.maximum(rank, 1), 0.0)
+    return _at(rank, k, lambda place: 1 / place)
 
 
-def _inside(rank: np.ndarray, k: int) -> np.ndarray:
+def _at(rank: np.ndarray, k: int, gain: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return the gain of each rank from 1 to k, and 0 for every other: one look-up per user."""
+    table = np.zeros(k + 2)
+    table[1:-1] = gain(np.arange(1.0, k + 1))
     rank = np.asarray(rank)
-    return (rank >= 1) & (rank <= k)
+    return table.take(np.where(rank > 0, rank, 0), mode="clip")
 
 
 METRICS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"hr": hit, "ndcg": ndcg, "mrr": mrr}

@@ -176,9 +176,10 @@ class Ranker:
 def ranked_list(items: Tensor, scores: Tensor, targets: Tensor, classes: Tensor) -> RankedList:
     """Return the first places of every list, and the target's rank in the whole of it."""
     rank = lists.ranks_of_targets(items, scores, targets, classes)
-    room = (0, max(0, STORED - items.shape[1]))
-    kept = torch.nn.functional.pad(items[:, :STORED], room, value=NOTHING).to(torch.int32)
-    values = torch.nn.functional.pad(scores[:, :STORED], room, value=-torch.inf).to(torch.float32)
+    kept, values = items[:, :STORED].to(torch.int32), scores[:, :STORED].to(torch.float32)
+    if (room := STORED - items.shape[1]) > 0:
+        kept = torch.nn.functional.pad(kept, (0, room), value=NOTHING)
+        values = torch.nn.functional.pad(values, (0, room), value=-torch.inf)
     return RankedList(kept.cpu().numpy(), values.cpu().numpy(), rank.to(torch.int32).cpu().numpy())
 
 
