@@ -131,19 +131,14 @@ def fingerprint(sequences: Sequences, raw_ids: Iterable[str]) -> str:
     lines = sorted(
         "\t".join([split, *of_event[start:stop]]) for split, start, stop in zip(held, bounds, bounds[1:], strict=False)
     )
-    digest = hashlib.sha256()
-    for line in [*lines, "", *sorted(names)]:
-        digest.update(line.encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
+    return hashlib.sha256("\n".join([*lines, "", *sorted(names), ""]).encode()).hexdigest()
 
 
 def items_fingerprint(items: pd.DataFrame) -> str:
     """Return the hex sha256 of what items say: raw ids, texts, categories and names of pictures, in item order."""
     digest, encode = hashlib.sha256(), json.JSONEncoder(ensure_ascii=True, default=int).encode
-    for row in items[list(ITEM_COLUMNS)].itertuples(index=False):
-        digest.update(encode(list(row)).encode())
-        digest.update(b"\n")
+    for row in items[list(ITEM_COLUMNS)].itertuples(index=False, name=None):
+        digest.update(f"{encode(row)}\n".encode())
     return digest.hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -183,15 +182,16 @@ def _raw(
     first = (raw_ids.notna() & ~raw_ids.duplicated()).to_numpy()
     described = items.loc[first].assign(raw_id=raw_ids[first].astype(object).to_numpy())
     seen = pd.Index(interactions["raw_item"].unique().astype(object), dtype=object)
-    bare = pd.DataFrame({"raw_id": seen[~seen.isin(described["raw_id"])]})
+    known = pd.Index(described["raw_id"], dtype=object)
+    bare = pd.DataFrame({"raw_id": seen[~seen.isin(known)]})
     # only what was interacted with: a published catalogue can be a hundred times larger
-    described = described[described["raw_id"].isin(seen)]
+    described = described[known.isin(seen)]
     full = pd.concat([described, bare], ignore_index=True).reindex(columns=list(ITEM_COLUMNS))
     clean = pd.DataFrame(
         {
             "raw_id": full["raw_id"].astype(object),
-            **{name: _filled(full[name], text.clean, "") for name in ("title", "description", "brand")},
-            "categories": _filled(full["categories"], text.categories, []),
+            **{name: _filled(full[name], text.clean, str) for name in ("title", "description", "brand")},
+            "categories": _filled(full["categories"], text.categories, list),
         }
     )
     clean["image"], lost = _pictures(full, store)
@@ -205,9 +205,9 @@ def _raw(
     return RawTables(interactions, clean[list(ITEM_COLUMNS)], store.root, about=about)
 
 
-def _filled(values: pd.Series, made: Callable[[Any], Any], nothing: Any) -> list[Any]:
-    """Return what is made of each value, and `nothing` where there is none: most items of a file of reviews."""
-    return [made(value) if there else copy(nothing) for value, there in zip(values, values.notna(), strict=True)]
+def _filled(values: pd.Series, made: Callable[[Any], Any], kind: type) -> list[Any]:
+    """Return what is made of each value, and an empty one where there is none: a file of reviews names no titles."""
+    return [made(value) if there else kind() for value, there in zip(values, values.notna(), strict=True)]
 
 
 def _pictures(full: pd.DataFrame, store: ImageStore) -> tuple[pd.Series, int]:

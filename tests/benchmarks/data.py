@@ -30,8 +30,9 @@ K_CORE = 5
 FIRST_DAY, DAYS = 1_300_000_000 // 86_400, 1_200
 COLUMNS = {"user": "reviewerID", "item": "asin", "rating": "overall", "time": "unixReviewTime"}
 FILE = "reviews.jsonl.gz"
+PARAMS = DataParams(source="table", interactions=FILE, columns=COLUMNS, k_core=K_CORE)
 
-# (raw item ids by number, users' raw ids by number, items of each user in order)
+# raw item ids by number, and the items of each user in order; users are numbered as they first appear
 Result = tuple[list[str], list[list[int]]]
 
 
@@ -56,8 +57,7 @@ def rows(data_root: Path | None, scale: float) -> Iterator[Row]:
 
 def by_kit(folder: Path) -> Result:
     """Return items and histories by the kit's source `table`."""
-    params = DataParams(source="table", interactions=FILE, columns=COLUMNS, k_core=K_CORE)
-    dataset = data.load_dataset(params, "reviews", folder, folder)
+    dataset = data.load_dataset(PARAMS, "reviews", folder, folder)
     sequences = dataset.sequences()
     return dataset.items["raw_id"].tolist(), np.split(sequences.items, sequences.offsets[1:-1])
 
@@ -100,10 +100,13 @@ def _agree(usual: Result, ours: Result) -> str:
 def peak_of_kit(folder: Path) -> int:
     """Return the most bytes that a process of its own holds while the kit prepares the data, imports included."""
     code = (
-        "import resource, sys; from pathlib import Path; from tests.benchmarks import data; "
-        "data.by_kit(Path(sys.argv[1])); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "import resource, sys; from pathlib import Path; from musicrec_kit import data; "
+        "from musicrec_kit.params import DataParams; folder = Path(sys.argv[1]); "
+        "data.load_dataset(DataParams.model_validate_json(sys.argv[2]), 'reviews', folder, folder).sequences(); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    asked = [sys.executable, "-c", code, str(folder), PARAMS.model_dump_json()]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1]) * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -163,6 +166,7 @@ def _ids(generator: np.random.Generator, start: str, width: int, n: int) -> list
 def _texts(generator: np.random.Generator, n: int, n_words: int) -> list[str]:
     letters = np.array(list("eeeeettttaaaoooiiinnnsssrrrhhllddccuummffppggwwyybbvvk"))
     words = np.array(["".join(generator.choice(letters, width)) for width in generator.integers(2, 9, 6_000)])
-    chances = 1 / np.arange(1, len(words) + 1)
+    chances = np.cumsum(1 / np.arange(1, len(words) + 1))
     counts = np.maximum(1, generator.lognormal(np.log(n_words), 0.7, n)).astype(int)
-    return [" ".join(generator.choice(words, c, p=chances / chances.sum())) for c in counts]
+    drawn = words[np.searchsorted(chances, chances[-1] * generator.random(counts.sum()))]
+    return [" ".join(text) for text in np.split(drawn, np.cumsum(counts)[:-1])]

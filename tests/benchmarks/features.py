@@ -26,7 +26,7 @@ IMAGE, TEXT = FeatureParams(encoder="efficientnet_lite0"), FeatureParams(encoder
 WORDS = (
     "acoustic guitar strings bronze light set of six for steel body with case and strap this is the best tuner that we "
     "have used stand folding microphone cable black wood maple neck electric bass drum sticks pair hickory soft pedal "
-    "power supply great sound quality student violin bow rosin harmonica key c chrome saxophone reed piano bench"
+    "power supply great sound quality student violin bow rosin harmonica key c chrome saxophone reed strength piano"
 ).split()
 TOLERANCE = 1e-5  # of a row's length: rounding in sums of another order; another picture or text is off by its whole
 
