@@ -9,6 +9,8 @@ hopwise does otherwise than the kit, and what is done about it here:
   the rows of validation, whose targets nothing reads there, are added to them. The kit's rows there are histories:
   hopwise makes as many rows, in fewer epochs.
 - Pretraining pads S3-Rec's histories in front, fine-tuning behind. Left as it is.
+- One of its modules, SINE, turns on torch's search for anomalies when it is imported, as it is with every model: all
+  training of the process is several times slower from then on. Turned off, unless `as_installed` is asked for.
 """
 
 import contextlib
@@ -106,8 +108,10 @@ class Hopwise:
         history: int,
         seed: int,
         folder: Path,
+        as_installed: bool = False,
     ) -> None:
         """Write the files, and go through the first stage of a model that has two."""
+        self.as_installed = as_installed
         assert sequences.leave_one_out and (sequences.held_out > 0).all(), "hopwise holds out two items of every user"
         self.sequences, self.history, self.places = sequences, history, params.places(history)
         write_atomic(sequences, attributes, folder)
@@ -160,6 +164,7 @@ class Hopwise:
                 self.train._dataset.inter_feat = cat_interactions(both)
             self.model = get_model(name)(config, self.train._dataset)
             self.trainer = get_trainer(config["MODEL_TYPE"], name)(config, self.model)
+            torch.autograd.set_detect_anomaly(self.as_installed)
         tokens = dataset.field2token_id["item_id"]
         self.number = np.array([tokens[str(item)] for item in range(self.sequences.n_items)])
 

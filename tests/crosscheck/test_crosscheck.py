@@ -37,7 +37,7 @@ pytestmark = [
 # order has to matter, or no place of an item is missed: half of all next items are partners of the last one
 WORLD = DemoParams(items=100, users=2000, kinds=6, copurchase=0.5, image_side=32)
 TRAINED, HISTORY, SEEDS = 300, 8, (0, 1)
-QUICK = {"batch": 16, "epochs": 40, "patience": 6, "most_steps": None}
+QUICK = {"batch": 16, "epochs": 30, "patience": 5, "most_steps": None}
 SEEDS_SD = 0.01
 
 
