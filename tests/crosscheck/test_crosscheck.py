@@ -7,7 +7,7 @@ The bound. Two correct programs differ by which users are asked and by which tra
 asked the same, 2,000 shoppers of whom 300 train, so what counts is the standard error of the users' own differences.
 The spread of trainings is SEEDS_SD, the pooled deviation between the seeds of all ten rows of this test. A row may be
 off by three standard deviations of the difference that both together give: of five rows, one in seventy-five runs of
-two correct programs would show one. Planted by hand in the kit's side, what it must tell apart did fail here: {defects}
+two correct programs would show one.
 """
 
 import importlib.util
