@@ -14,6 +14,7 @@ from musicrec_kit.data.splits import held_out
 from musicrec_kit.generation import Generator
 from musicrec_kit.generation.beam_search import search
 from musicrec_kit.generation.exact import leaf_paths
+from musicrec_kit.generation.frozen import Frozen, Precision
 from musicrec_kit.generation.legal import Legal, make_legal
 from musicrec_kit.generation.seq2seq import T5
 from musicrec_kit.ids.vocabulary import EOS, PAD
@@ -25,6 +26,7 @@ BEAM = 20  # both papers
 USERS = 1024  # of the test split, drawn
 THEIR_BATCH = {"cpu": 8, "cuda": 256}  # the best of 2, 4, 8, 16, 32, 64 on two CPU cores
 OUR_BATCH = {"cpu": 64, "cuda": 4096}
+LEAST_IN_BF16 = 0.99  # overlap of the lists
 # the weights are trained: with random ones nearly all scores are equal, and half of any list is chance
 TRAINED = {"backbone": "lineage", "tasks": ("next",), "dropout": 0.0, "position_lr": 30, "warmup": 0.1}
 STEPS, BATCH = 200, 256
@@ -59,7 +61,10 @@ def rows(data_root: Path | None, scale: float) -> Iterator[Row]:
         units=n_users,
         data=f"{made.name}; {n_users} users, {np.mean([len(source) for source in sources]):.0f} tokens, beam {BEAM}",
         usual=Side(f"HF generate, dict trie, batch {batch}", lambda: by_generate(theirs, legal, sources, batch)),
-        ours=[Side("beam_search", lambda: by_search(generator.model, legal, sources))],
+        ours=[
+            Side("beam_search", lambda: by_search(generator.model, "fp32", legal, sources)),
+            Side("beam_search, bf16", lambda: by_search(generator.model, "bf16", legal, sources), precision="bf16"),
+        ],
         agree=agree,
         targets={"beam_search": 8.0, "beam_search, bf16": 15.0},
     )
@@ -110,17 +115,17 @@ def by_generate(theirs: T5ForConditionalGeneration, legal: Legal, sources: list[
 
 
 @torch.inference_mode()
-def by_search(model: T5, legal: Legal, sources: list[Tensor]) -> Lists:
+def by_search(model: T5, precision: Precision, legal: Legal, sources: list[Tensor]) -> Lists:
     """Return the lists as `Ranker` makes them: users with histories of like length together."""
-    lengths, batch = torch.tensor([len(source) for source in sources]), OUR_BATCH[device()]
-    order, leaves, scores = lengths.argsort(), [], []
+    frozen, batch = Frozen.of(model, precision), OUR_BATCH[device()]
+    order, leaves, scores = torch.tensor([len(source) for source in sources]).argsort(), [], []
     for some in order.split(batch):
         source = pad_sequence([sources[user] for user in some.tolist()], batch_first=True, padding_value=PAD)
-        found = search(model, legal, model.encode(source), BEAM)
+        found = search(frozen, legal, frozen.encode(source), BEAM)
         leaves.append(found.leaf)
         scores.append(found.lineage)
-    back = order.argsort()
-    return Lists(torch.cat(leaves).cpu()[back], torch.cat(scores).cpu()[back])
+    back, least = order.argsort(), 1.0 if precision == "fp32" else LEAST_IN_BF16
+    return Lists(torch.cat(leaves).cpu()[back], torch.cat(scores).cpu()[back], least)
 
 
 def agree(usual: Lists, ours: Lists) -> str:
