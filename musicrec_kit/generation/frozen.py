@@ -2,9 +2,9 @@
 
 - A norm's weights are part of the matrix behind it, so `unit` is all that is left of a norm.
 - Queries, keys and values of the first layer are looked up, a row per token.
-- Cross-attention's queries and keys are one matrix: with x' W_q W_k' m, and W_k m made once per memory, it is W_q' W_k m
-  that is made, and the same with values and outputs. All beams of a user are then one block of rows and all heads one
-  block of columns, and no query and no output is projected per beam.
+- Cross-attention's query and key matrices are one, as are its value and output matrices: what a memory's keys and values
+  are made into once per user, beams need no query and no output of their own for. A user's beams are one block of rows
+  and all heads one block of columns.
 - In bf16 the matrices are kept in bf16; sums, norms, softmax and the logits that are compared stay in fp32.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 

@@ -11,7 +11,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import T5ForConditionalGeneration
 
 from musicrec_kit.data.splits import held_out
-from musicrec_kit.generation import Generator
 from musicrec_kit.generation.beam_search import search
 from musicrec_kit.generation.exact import leaf_paths
 from musicrec_kit.generation.frozen import Frozen, Precision
