@@ -38,12 +38,12 @@ def open_cache(model: Frozen, memory: Memory, capacity: int) -> Cache:
     """Return the cache of a batch: cross-attention's keys and values, and room for `capacity` slots."""
     shape, users = model.model.shape, len(memory.hidden)
     size = (users, shape.heads, capacity, shape.d_kv)
-    slots = [tuple(memory.hidden.new_empty(size, dtype=model.kind) for _ in "kv") for _ in model.decoder]
+    keys, values = ([memory.hidden.new_empty(size, dtype=model.kind) for _ in model.decoder] for _ in range(2))
     padding = None
     if not bool(memory.kept.all()):
         padding = torch.zeros_like(memory.kept, dtype=torch.float32).masked_fill_(~memory.kept, -torch.inf)
         padding = padding[:, None, None, :]
-    return Cache(model.remember(memory), padding, slots)
+    return Cache(model.remember(memory), padding, list(zip(keys, values, strict=True)))
 
 
 def step(

@@ -2,9 +2,9 @@
 
 - A norm's weights are part of the matrix behind it, so `unit` is all that is left of a norm.
 - Queries, keys and values of the first layer are looked up, a row per token.
-- Cross-attention's query and key matrices are one, as are its value and output matrices: what a memory's keys and values
-  are made into once per user, beams need no query and no output of their own for. A user's beams are one block of rows
-  and all heads one block of columns.
+- Cross-attention's query and key matrices are one, and so are its value and output matrices, applied to the memory
+  once per user: beams then need no query and no output of their own, a user's beams are one block of rows and all
+  heads one block of columns.
 - In bf16 the matrices are kept in bf16; sums, norms, softmax and the logits that are compared stay in fp32.
 """
 

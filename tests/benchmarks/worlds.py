@@ -6,18 +6,21 @@ With a data root they are Amazon Instruments with the IDs published for it; with
 import hashlib
 import itertools
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
 from musicrec_kit import training
 from musicrec_kit.data.splits import Sequences, train_prefixes
 from musicrec_kit.generation import Generator, tasks
-from musicrec_kit.generation.fit import ABOUT
+from musicrec_kit.generation.fit import ABOUT, precision_of
 from musicrec_kit.generation.seq2seq import T5, weights_from_hf
+from musicrec_kit.generation.tasks import Spans, TokenStore
 from musicrec_kit.ids import SemanticIds
 from musicrec_kit.params import GeneratorParams, IdsParams
 from musicrec_kit.pipeline import Job
@@ -48,24 +51,35 @@ class World:
         folder, made = KEPT / "generators" / key, self.generator(params)
         if (folder / ABOUT).is_file():
             return Generator.load(folder)
-        store = made.store(self.sequences.before("test"))
-        examples = train_prefixes(self.sequences.before("test"), HISTORY)
-        spans = tasks.draw_epoch(store, [(task,) for task in made.every_task], examples, 0, 0)
-        stream = itertools.islice(tasks.batches(store, spans, params.batch, 0), params.steps)
-        training.fit(
-            made.model,
-            lambda _: stream,
-            lambda batch: (made.model.loss(*batch), {}),
-            lr=params.lr,
-            weight_decay=params.weight_decay,
-            epochs=1,
-            steps=params.steps,
-            warmup=params.warmup,
-            clip=params.clip,
-            rates={"position_bias": params.position_lr},
-        )
+        store, spans = self.examples(made)
+        batches = itertools.islice(tasks.batches(store, spans, params.batch, 0), params.steps)
+        train(made, batches, params.steps)
         made.save(folder)
         return made
+
+    def examples(self, generator: Generator) -> tuple[TokenStore, Spans]:
+        """Return the training examples of the first epoch of all tasks, and the store that they are places in."""
+        sequences = self.sequences.before("test")
+        store, families = generator.store(sequences), [(task,) for task in generator.every_task]
+        return store, tasks.draw_epoch(store, families, train_prefixes(sequences, HISTORY), 0, 0)
+
+
+def train(generator: Generator, batches: Iterable[tuple[Tensor, Tensor]], steps: int) -> None:
+    """Train as `fit_generator` does, without looks at validation."""
+    model, params = generator.model, generator.params
+    training.fit(
+        model,
+        lambda _: batches,
+        lambda batch: (model.loss(*batch), {}),
+        lr=params.lr,
+        weight_decay=params.weight_decay,
+        epochs=1,
+        steps=steps,
+        warmup=params.warmup,
+        clip=params.clip,
+        rates={"position_bias": params.position_lr},
+        precision=precision_of(params.precision, generator.device),
+    )
 
 
 def world(data_root: Path | None, scale: float) -> World:
