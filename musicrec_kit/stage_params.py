@@ -350,6 +350,9 @@ class RankParams(Frozen):
     )
     exact: bool = Field(False, description="score every item instead of beam search")
     batch: int = Field(128, ge=1, description="users decoded at once")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of the matrices that beam search multiplies; bf16 gives nearly the same lists"
+    )
 
 
 class CounterParams(Frozen):

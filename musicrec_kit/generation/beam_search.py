@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from musicrec_kit.generation.decoding import Cache, open_cache, step
+from musicrec_kit.generation.frozen import Frozen
 from musicrec_kit.generation.legal import NOWHERE, Legal, Level
 from musicrec_kit.generation.seq2seq import PAD, T5, Memory
 from musicrec_kit.ids.vocabulary import EOS
@@ -53,15 +54,14 @@ class _Beams:
 class Steps(NamedTuple):
     """The moves from every beam, [users beams branch]; log-probabilities are -inf where there is no move."""
 
+    move: Tensor  # number in `Legal`'s tables
     token: Tensor
-    state: Tensor
-    node: Tensor
     lineage: Tensor
     ours: Tensor
 
 
 def search(
-    model: T5,
+    model: T5 | Frozen,
     legal: Legal,
     memory: Memory,
     beam: int,
@@ -74,6 +74,7 @@ def search(
     Equal scores keep the lower token path inside the search, and the lower item number in the result.
 
     Args:
+        model: frozen, or a T5, which is then frozen in fp32.
         closed: nodes that a user's search must not enter (`Legal.closed`).
         cache: an empty one, of `open_cache`; without, it is made here.
     """
@@ -86,7 +87,7 @@ def capacity(legal: Legal, beam: int) -> int:
 
 
 def watched_search(
-    model: T5,
+    model: T5 | Frozen,
     legal: Legal,
     memory: Memory,
     beam: int,
@@ -104,7 +105,7 @@ def watched_search(
 
 
 def written_search(
-    model: T5, legal: Legal, memory: Memory, beam: int, score: Score = "lineage"
+    model: T5 | Frozen, legal: Legal, memory: Memory, beam: int, score: Score = "lineage"
 ) -> tuple[Found, Int[Tensor, "users found depth"]]:
     """Search as `search` does and return the IDs' tokens, too, padded behind eos: also of IDs that no item has."""
     found, tokens, _ = _search(model, legal, memory, beam, score)
@@ -112,7 +113,7 @@ def written_search(
 
 
 def _search(
-    model: T5,
+    model: T5 | Frozen,
     legal: Legal,
     memory: Memory,
     beam: int,
@@ -122,7 +123,7 @@ def _search(
     cache: Cache | None = None,
 ) -> tuple[Found, Tensor, Tensor]:
     """Return the best IDs, their tokens, and whose beams entered a node of `watch`."""
-    users, device = memory.hidden.shape[0], memory.hidden.device
+    users, device, model = memory.hidden.shape[0], memory.hidden.device, Frozen.of(model)
     cache = open_cache(model, memory, capacity(legal, beam)) if cache is None else cache
     zero = torch.zeros(users, 1, dtype=torch.long, device=device)
     beams = _Beams(zero[..., None] + PAD, zero, zero.clone(), zero.float(), zero.float(), zero[..., None][..., :0])
@@ -133,13 +134,13 @@ def _search(
         hidden = step(model, cache, beams.tokens[..., -1], beams.ancestors)
         steps = expand(model, legal, level, beams.state, beams.node, hidden, closed)
         if level.ends:
-            finished.append(_finish(beams, steps, depth + 1))
+            finished.append(_finish(legal, beams, steps, depth + 1))
             eos = functional.pad(beams.tokens[..., 1:], (0, 1), value=EOS)
             written.append(functional.pad(eos, (0, len(legal.levels) - depth - 1), value=PAD))
             entered |= _inside(watch, finished[-1].leaf, finished[-1].lineage)
         if not level.continues or depth + 1 == len(legal.levels):
             break
-        beams = _advance(beams, steps, beam, score, cache.used)
+        beams = _advance(legal, beams, steps, beam, score, cache.used)
         entered |= _inside(watch, beams.node, beams.lineage)
     found, order = _best(legal, finished, beam, score)
     tokens = torch.cat(written, dim=1)
@@ -147,49 +148,53 @@ def _search(
 
 
 def expand(
-    model: T5, legal: Legal, level: Level, state: Tensor, node: Tensor, hidden: Tensor, closed: Tensor | None
+    model: Frozen, legal: Legal, level: Level, state: Tensor, node: Tensor, hidden: Tensor, closed: Tensor | None
 ) -> Steps:
     """Return the moves from every beam and their log-probabilities."""
     offset = torch.arange(level.branch, device=state.device)
-    count = legal.count[state][..., None]
-    move = (legal.first[state][..., None] + offset).clamp(max=len(legal.token) - 1)
-    token, target = legal.token[move], legal.state[move]
-    logits = model.logits(hidden).float()
-    chosen = logits.gather(-1, token)
-    allowed = offset < count
-    if legal.softmax == "legal":
-        lineage = level_score = chosen - chosen.masked_fill(~allowed, -torch.inf).logsumexp(-1, keepdim=True)
+    move = (legal.first[state][..., None] + offset).clamp_(max=len(legal.token) - 1)
+    token, allowed = legal.token[move], offset < legal.count[state][..., None]
+    first, stop = level.range
+    logits, mass = model.logits(hidden, first, stop, whole=legal.softmax == "vocabulary")
+    # what is no move of this beam may be a token of another level
+    chosen = logits.gather(-1, (token - first).clamp_(0, stop - first - 1))
+    if mass is None:
+        mass = chosen.masked_fill(~allowed, -torch.inf).logsumexp(-1, keepdim=True)
+        lineage = level_score = chosen - mass
     else:
-        lineage = chosen - logits.logsumexp(-1, keepdim=True)
-        level_score = chosen - _level_mass(logits, token, level) if legal.renormalised else lineage
-    ours = torch.where(token == EOS, 0.0, level_score)
-    whole = target if legal.same else legal.walk(node[..., None].expand_as(token), token)
+        lineage = chosen - mass
+        level_score = chosen - _level_mass(model, logits, token, level) if legal.renormalised else lineage
+    ours = torch.where(token == EOS, 0.0, level_score) if level.ends else level_score
     if closed is not None:
+        whole = _nodes(legal, node[..., None].expand_as(token), move)
         seen = closed.gather(1, whole.clamp(min=0).flatten(1)).view_as(whole)
         allowed &= ~(seen & (whole != NOWHERE))
-    return Steps(
-        token, target, whole, lineage.masked_fill(~allowed, -torch.inf), ours.masked_fill(~allowed, -torch.inf)
-    )
+    return Steps(move, token, lineage.masked_fill(~allowed, -torch.inf), ours.masked_fill(~allowed, -torch.inf))
 
 
-def _level_mass(logits: Tensor, token: Tensor, level: Level) -> Tensor:
-    """Return the log of the summed exp of the logits of each token's own block."""
-    mass = torch.zeros((), device=logits.device)
+def _nodes(legal: Legal, node: Tensor, move: Tensor) -> Tensor:
+    """Return where moves from nodes lead in the tree of whole IDs."""
+    return legal.state[move] if legal.same else legal.walk(node, legal.token[move])
+
+
+def _level_mass(model: Frozen, logits: Tensor, token: Tensor, level: Level) -> Tensor:
+    """Return the log of the summed exp of the logits, those of the level's range, of each token's own block."""
+    mass, start = torch.zeros((), device=logits.device), level.range[0]
     for first, stop in level.blocks:
-        block = logits[..., first:stop].logsumexp(-1, keepdim=True)
+        block = model.mass(logits[..., first - start : stop - start])
         mass = block if len(level.blocks) == 1 else torch.where((token >= first) & (token < stop), block, mass)
     return mass
 
 
-def _finish(beams: _Beams, steps: Steps, length: int) -> Found:
+def _finish(legal: Legal, beams: _Beams, steps: Steps, length: int) -> Found:
     """Return every beam closed by eos, which is the lowest token and so the first move of a beam that can end."""
     ends = steps.token[..., 0] == EOS
     lineage = (beams.lineage + steps.lineage[..., 0]).masked_fill(~ends, -torch.inf) / length
     ours = (beams.ours + steps.ours[..., 0]).masked_fill(~ends, -torch.inf)
-    return Found(steps.node[..., 0], lineage, ours)
+    return Found(_nodes(legal, beams.node, steps.move[..., 0]), lineage, ours)
 
 
-def _advance(beams: _Beams, steps: Steps, beam: int, score: Score, used: int) -> _Beams:
+def _advance(legal: Legal, beams: _Beams, steps: Steps, beam: int, score: Score, used: int) -> _Beams:
     """Return the best open continuations, again in order of their token paths."""
     goes_on = steps.token != EOS
     lineage = (beams.lineage[..., None] + steps.lineage).masked_fill(~goes_on, -torch.inf).flatten(1)
@@ -200,11 +205,11 @@ def _advance(beams: _Beams, steps: Steps, beam: int, score: Score, used: int) ->
     ancestors, tokens = (
         path.gather(1, parent[..., None].expand(-1, -1, path.shape[-1])) for path in (beams.ancestors, beams.tokens)
     )
-    slot = used - n_before + parent
+    slot, move = used - n_before + parent, steps.move.flatten(1).gather(1, chosen)
     return _Beams(
-        tokens=torch.cat([tokens, steps.token.flatten(1).gather(1, chosen)[..., None]], dim=-1),
-        state=steps.state.flatten(1).gather(1, chosen),
-        node=steps.node.flatten(1).gather(1, chosen),
+        tokens=torch.cat([tokens, legal.token[move][..., None]], dim=-1),
+        state=legal.state[move],
+        node=_nodes(legal, beams.node.gather(1, parent), move),
         lineage=lineage.gather(1, chosen),
         ours=ours.gather(1, chosen),
         ancestors=torch.cat([ancestors, slot[..., None]], dim=-1),

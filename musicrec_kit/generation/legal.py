@@ -36,6 +36,12 @@ class Level:
     continues: bool
     blocks: tuple[tuple[int, int], ...]
 
+    @property
+    def range(self) -> tuple[int, int]:
+        """Return the token range (first, stop) that holds all moves."""
+        ends = [(EOS, EOS + 1)] * self.ends
+        return min(first for first, _ in (*self.blocks, *ends)), max(stop for _, stop in (*self.blocks, *ends))
+
 
 @dataclass(frozen=True, eq=False)
 class Legal:

@@ -23,6 +23,7 @@ from musicrec_kit.generation.beam_search import Found, capacity, search, watched
 from musicrec_kit.generation.decoding import open_cache
 from musicrec_kit.generation.exact import best_of, score_everything
 from musicrec_kit.generation.fit import Generator
+from musicrec_kit.generation.frozen import Frozen
 from musicrec_kit.generation.legal import NOWHERE, Legal, make_legal
 from musicrec_kit.generation.lists import ItemList
 from musicrec_kit.generation.tasks import Spans, Task
@@ -61,6 +62,7 @@ class Ranker:
     def __init__(self, generator: Generator, sequences: Sequences, params: RankParams, seed: int = 0) -> None:
         self.generator, self.sequences, self.params = generator, sequences, params
         self.invalid: dict[str, float] = {}
+        self._frozen: Frozen  # the weights as they are when `rank` begins
         self.n_items, self.width = generator.ids.n_items, max(params.beam, STORED)
         tasks = [task for word in ("next", "joint", "direct") for task in generator.tasks(word)]
         assert tasks, "no trained task gives a list: rank needs next, joint or direct"
@@ -94,7 +96,7 @@ class Ranker:
         chunks = [order[i : i + self.params.batch] for i in range(0, len(order), self.params.batch)]
         returned = {source.name: np.zeros(2, np.int64) for source in self.sources}
         parts: dict[str, list[RankedList]] = {}
-        self.generator.model.eval()
+        self._frozen = Frozen.of(self.generator.model.eval(), self.params.precision)
         for chunk in tqdm(chunks, desc="ranking", unit="batch", mininterval=1.0, leave=False):
             some = [span.take(chunk) for span in spans]
             made = self._decode(some, self._masks(full_histories.take(chunk)), returned)
@@ -136,19 +138,20 @@ class Ranker:
         """Return the best IDs, plain and without the history's."""
         model, legal, params = self.generator.model, source.legal, self.params
         width = int(self._store.source_widths(spans).max())
-        memory = model.encode(self._store.sources(self._store.on_device(spans), width))
+        tokens = self._store.sources(self._store.on_device(spans), width)
         closed = legal.closed(masks.users, masks.items, len(masks.seen))
         if params.exact:
-            everything = score_everything(model, self.generator.vocabulary, legal, memory)
+            everything = score_everything(model, self.generator.vocabulary, legal, model.encode(tokens))
             best = (best_of(everything, legal, self.width, params.score, mask) for mask in (None, closed))
             return next(best), next(best)
-        cache = open_cache(model, memory, capacity(legal, params.beam))
-        plain, entered = watched_search(model, legal, memory, params.beam, params.score, None, closed, cache)
+        memory = self._frozen.encode(tokens)
+        cache = open_cache(self._frozen, memory, capacity(legal, params.beam))
+        plain, entered = watched_search(self._frozen, legal, memory, params.beam, params.score, None, closed, cache)
         again = entered.nonzero()[:, 0]
         if not len(again):
             return plain, plain
         memory, cache = type(memory)(*(part[again] for part in memory)), cache.take(again)
-        found = search(model, legal, memory, params.beam, params.score, closed[again], cache)
+        found = search(self._frozen, legal, memory, params.beam, params.score, closed[again], cache)
         return plain, Found(*(old.index_copy(0, again, new) for old, new in zip(plain, found, strict=True)))
 
     def _lists(self, made: dict[str, dict[str, ItemList]], targets: Tensor) -> Iterator[tuple[str, RankedList]]:
