@@ -21,6 +21,7 @@ from torch.nn import functional
 from musicrec_kit.generation.decoding import Cache, open_cache, step
 from musicrec_kit.generation.frozen import Frozen
 from musicrec_kit.generation.legal import NOWHERE, Legal, Level
+from musicrec_kit.generation.pairs import Pairs
 from musicrec_kit.generation.seq2seq import PAD, T5, Memory
 from musicrec_kit.ids.vocabulary import EOS
 
@@ -66,7 +67,7 @@ def search(
     memory: Memory,
     beam: int,
     score: Score = "lineage",
-    closed: Bool[Tensor, "users nodes"] | None = None,
+    closed: Pairs | None = None,
     cache: Cache | None = None,
 ) -> Found:
     """Return the `beam` best legal IDs of every user.
@@ -92,8 +93,8 @@ def watched_search(
     memory: Memory,
     beam: int,
     score: Score,
-    closed: Tensor | None,
-    watch: Tensor | None,
+    closed: Pairs | None,
+    watch: Pairs | None,
     cache: Cache | None = None,
 ) -> tuple[Found, Bool[Tensor, " users"]]:
     """Search as `search` does and say also for which users any kept beam entered a node of `watch`.
@@ -118,8 +119,8 @@ def _search(
     memory: Memory,
     beam: int,
     score: Score,
-    closed: Tensor | None = None,
-    watch: Tensor | None = None,
+    closed: Pairs | None = None,
+    watch: Pairs | None = None,
     cache: Cache | None = None,
 ) -> tuple[Found, Tensor, Tensor]:
     """Return the best IDs, their tokens, and whose beams entered a node of `watch`."""
@@ -148,7 +149,7 @@ def _search(
 
 
 def expand(
-    model: Frozen, legal: Legal, level: Level, state: Tensor, node: Tensor, hidden: Tensor, closed: Tensor | None
+    model: Frozen, legal: Legal, level: Level, state: Tensor, node: Tensor, hidden: Tensor, closed: Pairs | None
 ) -> Steps:
     """Return the moves from every beam and their log-probabilities."""
     offset = torch.arange(level.branch, device=state.device)
@@ -166,9 +167,7 @@ def expand(
         level_score = chosen - _level_mass(model, logits, token, level) if legal.renormalised else lineage
     ours = torch.where(token == EOS, 0.0, level_score) if level.ends else level_score
     if closed is not None:
-        whole = _nodes(legal, node[..., None].expand_as(token), move)
-        seen = closed.gather(1, whole.clamp(min=0).flatten(1)).view_as(whole)
-        allowed &= ~(seen & (whole != NOWHERE))
+        allowed &= ~closed.hold(_nodes(legal, node[..., None].expand_as(token), move))
     return Steps(move, token, lineage.masked_fill(~allowed, -torch.inf), ours.masked_fill(~allowed, -torch.inf))
 
 
@@ -233,11 +232,11 @@ def top_places(scores: Float[Tensor, "rows places"], k: int) -> Int[Tensor, "row
     return (places - 1 - (kept & 0xFFFFFFFF)).sort(dim=1).values
 
 
-def _inside(watch: Tensor | None, node: Tensor, total: Tensor) -> Tensor:
+def _inside(watch: Pairs | None, node: Tensor, total: Tensor) -> Tensor:
     """Return bool [users]: whether any live row stands at a watched node."""
     if watch is None:
         return torch.zeros(len(node), dtype=torch.bool, device=node.device)
-    return (watch.gather(1, node.clamp(min=0)) & (node != NOWHERE) & torch.isfinite(total)).any(dim=1)
+    return (watch.hold(node) & torch.isfinite(total)).any(dim=1)
 
 
 def _best(legal: Legal, finished: list[Found], beam: int, score: Score) -> tuple[Found, Tensor]:

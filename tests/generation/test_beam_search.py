@@ -224,6 +224,7 @@ def test_closed_nodes_leave_exactly_the_other_items(score):
     seen = torch.from_numpy(generator.random((5, ids.n_items)) < 0.5)
     users, items = seen.nonzero(as_tuple=True)
     closed = legal.closed(users, items, 5)
+    table = closed.hold(torch.arange(legal.tree.n_nodes).expand(5, -1))
     found = search(model, legal, memory, ids.n_items, score, closed)
     leaf_of = legal.leaf_of_item(ids.n_items)
     for user in range(5):
@@ -233,7 +234,7 @@ def test_closed_nodes_leave_exactly_the_other_items(score):
     for user in range(5):
         for node in range(1, legal.tree.n_nodes):
             below = [item for item, path in enumerate(legal.item_paths.tolist()) if node in path]
-            assert bool(closed[user, node]) == all(bool(seen[user, item]) for item in below)
+            assert bool(table[user, node]) == all(bool(seen[user, item]) for item in below)
 
 
 def test_k_ids_remain_when_the_whole_beam_is_closed():
