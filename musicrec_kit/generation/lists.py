@@ -15,8 +15,8 @@ from musicrec_kit.evaluation.protocol import NOTHING
 from musicrec_kit.generation.beam_search import Found
 from musicrec_kit.generation.legal import NOWHERE, Legal
 
-PLACE_BITS = 24  # of a packed sorting key: a place in a row
-PLACE_MASK = (1 << PLACE_BITS) - 1
+UPPER = 1 << 32  # packed sorting keys: the upper half decides, the lower one is a place in the row
+PLACE = UPPER - 1
 
 
 class ItemList(NamedTuple):
@@ -112,7 +112,7 @@ def merge_lineage(lists: list[tuple[Tensor, Tensor]]) -> Merged:
     scores, column = grouped.scores, grouped.column
     for turn in range(1, len(lists)):
         again = grouped.turn == turn
-        scores = torch.where(again, (_before(scores) + grouped.scores) / 2 + 1, scores)
+        scores = torch.where(again, (_before(scores) + grouped.scores).div_(2).add_(1), scores)
         # where it entered the walk; its last turn holds its score
         column = torch.where(again, _before(column), column)
     last = torch.nn.functional.pad(grouped.turn[:, 1:] == 0, (0, 1), value=True) & (grouped.items != NOTHING)
@@ -152,10 +152,11 @@ def _group(lists: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, _Grouped]:
     """Return the items of all places in the order of the walk, and the places grouped."""
     walk, scores = (_walk([pair[part] for pair in lists], empty) for part, empty in ((0, NOTHING), (1, -torch.inf)))
     position = torch.arange(walk.shape[1], device=walk.device)
-    packed = sorted_rows((walk.long() << PLACE_BITS) + position)
-    items, column = packed >> PLACE_BITS, packed & PLACE_MASK
-    same = (items == _before(items)) & (items != NOTHING)
-    same[:, 0] = False
+    column = sorted_rows(torch.add(position, walk.long(), alpha=UPPER)) & PLACE
+    items = walk.gather(1, column)
+    same = torch.zeros_like(items, dtype=torch.bool)
+    torch.eq(items[:, 1:], items[:, :-1], out=same[:, 1:])
+    same &= items != NOTHING
     turn = same.to(torch.uint8)
     for number in range(2, len(lists)):
         turn = torch.where(same & (_before(turn) == number - 1), number, turn)
@@ -177,13 +178,11 @@ def _before(values: Tensor) -> Tensor:
 
 def _sorted(items: Tensor, scores: Tensor, kept: Tensor, minor: Tensor) -> Merged:
     """Return the kept places by score, best first; equal scores by `minor`, lowest first, their places in `items`."""
-    gone = 1 << 62  # behind every score, and its place is 0
-    packed = sorted_rows(((_descending(scores).long() << PLACE_BITS) + minor).masked_fill(~kept, gone))
+    gone = (UPPER // 2 - 1) * UPPER  # behind every score, and its place is 0
+    packed = sorted_rows(torch.add(minor, _descending(scores), alpha=UPPER).masked_fill_(~kept, gone))
     empty = packed == gone
-    scores = _descending((packed >> PLACE_BITS).int(), back=True)
-    return Merged(
-        items.gather(1, packed & PLACE_MASK).masked_fill(empty, NOTHING), scores.masked_fill(empty, -torch.inf)
-    )
+    scores = _descending((packed >> 32).int(), back=True)
+    return Merged(items.gather(1, packed & PLACE).masked_fill_(empty, NOTHING), scores.masked_fill_(empty, -torch.inf))
 
 
 def sorted_rows(keys: Int[Tensor, "rows width"]) -> Int[Tensor, "rows width"]:
