@@ -7,6 +7,8 @@ file is read again in blocks, and what polars refuses of these line by line: so 
 import contextlib
 import json
 import logging
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,8 +164,24 @@ def _schema(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[
     return schema
 
 
+def _polars() -> Any:
+    """Import polars such that it reads files and does not map them: mapped pages count as memory of the process."""
+    if "polars" in sys.modules:
+        return sys.modules["polars"]
+    name = "POLARS_FORCE_ASYNC"  # heard at import alone
+    before = os.environ.get(name)
+    os.environ[name] = before or "1"
+    try:
+        import polars
+
+        return polars
+    finally:
+        if before is None:
+            del os.environ[name]
+
+
 def _polars_types(schema: Mapping[str, type]) -> dict[str, Any]:
-    import polars as pl
+    pl = _polars()
 
     types = {str: pl.String(), int: pl.Int64(), float: pl.Float64()}
     return {name: types[kind] for name, kind in schema.items()}
@@ -171,7 +189,7 @@ def _polars_types(schema: Mapping[str, type]) -> dict[str, Any]:
 
 def _streamed(path: Path, schema: Mapping[str, type]) -> Iterator[Columns]:
     """Yield the columns of a file part by part."""
-    import polars as pl
+    pl = _polars()
 
     lines = 0
     try:
@@ -190,7 +208,7 @@ def _broken(path: Path, lines: int, error: OSError) -> Refused:
 
 def _by_blocks(path: Path, names: Sequence[str], schema: Mapping[str, type], bad: BadLines) -> Iterator[Columns]:
     """Yield the same by blocks, those that polars refuses line by line."""
-    import polars as pl
+    pl = _polars()
 
     for number, block in _blocks(path):
         try:
