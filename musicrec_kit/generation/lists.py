@@ -3,6 +3,7 @@
 Notation: users of a batch, width = places of a list; an empty place has item -1 and score -inf.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +17,8 @@ from musicrec_kit.generation.beam_search import Found
 from musicrec_kit.generation.legal import NOWHERE, Legal
 from musicrec_kit.generation.pairs import Pairs
 
-PLACE_BITS = 24  # of a packed sorting key: a place in a row
-PLACE_MASK = (1 << PLACE_BITS) - 1
+UPPER = 1 << 32  # packed sorting keys: the upper half decides, the lower one is a place in the row
+PLACE = UPPER - 1
 
 
 class ItemList(NamedTuple):
@@ -60,13 +61,12 @@ def expand_items(
     users, beams = found.leaf.shape
     leaf = found.leaf.clamp(min=0).flatten()
     begin, stop = (legal.tree.leaf_first.index_select(0, at) for at in (leaf, leaf + 1))
-    sizes = (stop - begin).clamp(max=most).view(users, beams).masked_fill(found.leaf == NOWHERE, 0)
+    sizes = (stop - begin).clamp_(max=most).view(users, beams).mul_(found.leaf != NOWHERE)
     first = leaf_items.index_select(0, begin.clamp(max=len(leaf_items) - 1))
     counted = sizes > 0 if seen is None else (sizes > 0) & ~seen.hold(first.view(users, beams))
     # the other items of the few IDs that have more than one: an entry each, in the order of their IDs
-    several = (sizes > 1).any(dim=1).nonzero()[:, 0]
-    at = (several[:, None] * beams + torch.arange(beams, device=leaf.device)).flatten()
-    more = (sizes.index_select(0, several).flatten() - 1).clamp(min=0)
+    at = (sizes > 1).flatten().nonzero()[:, 0]
+    more = sizes.flatten().index_select(0, at) - 1
     entry = torch.repeat_interleave(at, more)
     number = torch.arange(len(entry), device=leaf.device)
     offset = 1 + number - torch.repeat_interleave(more.cumsum(0) - more, more)
@@ -111,12 +111,12 @@ def merge_lineage(lists: list[tuple[Tensor, Tensor]]) -> Merged:
     """
     walk, grouped = _group(lists)
     scores, column = grouped.scores, grouped.column
-    for turn in range(1, len(lists)):
-        again = grouped.turn == turn
-        scores = torch.where(again, (_before(scores) + grouped.scores) / 2 + 1, scores)
+    for again in grouped.again:
+        scores = torch.where(again, (_before(scores) + grouped.scores).div_(2).add_(1), scores)
         # where it entered the walk; its last turn holds its score
         column = torch.where(again, _before(column), column)
-    last = torch.nn.functional.pad(grouped.turn[:, 1:] == 0, (0, 1), value=True) & (grouped.items != NOTHING)
+    last = grouped.items != NOTHING
+    last[:, :-1] &= ~grouped.same[:, 1:]
     return _sorted(walk, scores, last, column)
 
 
@@ -133,11 +133,12 @@ def merge_lse(lists: list[tuple[Tensor, Tensor]]) -> Merged:
     floor = floor.masked_fill(torch.isinf(floor), -torch.inf)[:, None, :]
     table = floor.expand(users, places, len(lists)).flatten(1).clone()
     position = torch.arange(places, device=table.device)
-    cell = (position - grouped.turn) * len(lists) + grouped.column % len(lists)
+    turn = sum((again * number for number, again in enumerate(grouped.again, start=1)), torch.zeros_like(grouped.items))
+    cell = (position - turn) * len(lists) + grouped.column % len(lists)
     kept = grouped.items != NOTHING
     table = table.scatter(1, cell, torch.where(kept, grouped.scores, table.gather(1, cell)))
     scores = table.view(users, places, -1).logsumexp(dim=-1)
-    return _sorted(grouped.items, scores, kept & (grouped.turn == 0), position.expand(users, places))
+    return _sorted(grouped.items, scores, kept & ~grouped.same, position.expand(users, places))
 
 
 class _Grouped(NamedTuple):
@@ -146,21 +147,24 @@ class _Grouped(NamedTuple):
     items: Tensor
     scores: Tensor
     column: Tensor  # place in the walk: rank * views + view
-    turn: Tensor  # how many places of the same item stand before
+    same: Tensor  # as the place before
+    again: list[Tensor]  # where exactly 1, 2, ... places of the same item stand before
 
 
 def _group(lists: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, _Grouped]:
     """Return the items of all places in the order of the walk, and the places grouped."""
     walk, scores = (_walk([pair[part] for pair in lists], empty) for part, empty in ((0, NOTHING), (1, -torch.inf)))
     position = torch.arange(walk.shape[1], device=walk.device)
-    packed = sorted_rows((walk.long() << PLACE_BITS) + position)
-    items, column = packed >> PLACE_BITS, packed & PLACE_MASK
-    same = (items == _before(items)) & (items != NOTHING)
-    same[:, 0] = False
-    turn = same.to(torch.uint8)
-    for number in range(2, len(lists)):
-        turn = torch.where(same & (_before(turn) == number - 1), number, turn)
-    return walk, _Grouped(items, scores.gather(1, column), column, turn)
+    column = sorted_rows(torch.add(position, walk.long(), alpha=UPPER)) & PLACE
+    items = walk.gather(1, column)
+    same = torch.zeros_like(items, dtype=torch.bool)
+    torch.eq(items[:, 1:], items[:, :-1], out=same[:, 1:])
+    same &= items != NOTHING
+    deep = [same]  # where at least 1, 2, ... stand before
+    while len(deep) < len(lists) - 1:
+        deep.append(same & _before(deep[-1]))
+    again = [at_least & ~more for at_least, more in pairwise([*deep, torch.zeros_like(same)])]
+    return walk, _Grouped(items, scores.gather(1, column), column, same, again)
 
 
 def _walk(parts: list[Tensor], empty: float) -> Tensor:
@@ -178,13 +182,12 @@ def _before(values: Tensor) -> Tensor:
 
 def _sorted(items: Tensor, scores: Tensor, kept: Tensor, minor: Tensor) -> Merged:
     """Return the kept places by score, best first; equal scores by `minor`, lowest first, their places in `items`."""
-    gone = 1 << 62  # behind every score, and its place is 0
-    packed = sorted_rows(((_descending(scores).long() << PLACE_BITS) + minor).masked_fill(~kept, gone))
-    empty = packed == gone
-    scores = _descending((packed >> PLACE_BITS).int(), back=True)
-    return Merged(
-        items.gather(1, packed & PLACE_MASK).masked_fill(empty, NOTHING), scores.masked_fill(empty, -torch.inf)
-    )
+    behind = torch.iinfo(torch.int32).max  # every score
+    packed = sorted_rows(torch.add(minor, torch.where(kept, _descending(scores), behind), alpha=UPPER))
+    order = (packed >> 32).int()
+    there = order != behind
+    scores = torch.where(there, _descending(order, back=True), -torch.inf)
+    return Merged(torch.where(there, items.gather(1, packed & PLACE), NOTHING), scores)
 
 
 def sorted_rows(keys: Int[Tensor, "rows width"]) -> Int[Tensor, "rows width"]:

@@ -99,11 +99,13 @@ def _agree(usual: Result, ours: Result) -> str:
 
 def peak_of_kit(folder: Path) -> int:
     """Return the most bytes that a process of its own holds while the kit prepares the data, imports included."""
+    # Linux counts what the parent held at the fork into the child's ru_maxrss, but not into VmHWM
     code = (
         "import resource, sys; from pathlib import Path; from musicrec_kit import data; "
         "from musicrec_kit.params import DataParams; folder = Path(sys.argv[1]); "
         "data.load_dataset(DataParams.model_validate_json(sys.argv[2]), 'reviews', folder, folder).sequences(); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "status = Path('/proc/self/status'); most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+        "print(status.read_text().split('VmHWM:')[1].split()[0] if status.is_file() else most)"
     )
     asked = [sys.executable, "-c", code, str(folder), PARAMS.model_dump_json()]
     done = subprocess.run(asked, capture_output=True, text=True, check=True)

@@ -7,6 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musicrec_kit.generation import lists
+from musicrec_kit.generation.beam_search import Found
+from musicrec_kit.generation.legal import make_legal
+from musicrec_kit.generation.pairs import Pairs
+from musicrec_kit.ids.vocabulary import Vocabulary
+from musicrec_kit.params import IdsParams
 
 
 @st.composite
@@ -89,3 +94,43 @@ def test_target_rank_is_pessimistic_among_other_ids(seed):
             tie = score == row[place][1]
             ahead += score > row[place][1] or (tie and (classes[item] != classes[targets[user]] or p < place))
         assert found[user] == 1 + ahead
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.floats(width=32, allow_nan=False), min_size=4, max_size=4), min_size=1, max_size=4))
+def test_any_scores_are_sorted_as_floats_are(rows):
+    """Signs, zeros of both signs, infinities, numbers next to zero; a place that is not kept comes last."""
+    scores = torch.tensor(rows)
+    items, kept = torch.arange(4).expand(scores.shape), torch.arange(4).expand(scores.shape) != 2
+    made = lists._sorted(items, scores, kept, items)
+    for row, values in enumerate(scores.tolist()):
+        order = sorted([0, 1, 3], key=lambda place: (-values[place], place))
+        assert made.items[row].tolist() == [*order, -1]
+        assert made.scores[row].tolist() == [*(values[place] for place in order), -np.inf]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10_000), st.booleans())
+def test_items_of_ids_equal_the_loop(seed, masked):
+    generator = np.random.default_rng(seed)
+    n_items, beams, width = 12, int(generator.integers(1, 6)), int(generator.integers(1, 8))
+    classes = generator.integers(0, 6, n_items)
+    vocabulary = Vocabulary.from_ids(reference.make_ids({"main": classes[:, None]}), IdsParams(), 0)
+    legal = make_legal(vocabulary, ("main",), "joint")
+    leaf_items = lists.shuffled_leaves(legal, seed)
+    leaf_of, listed_items = legal.leaf_of_item(n_items), leaf_items.tolist()
+    leaves = np.stack([generator.permutation(np.append(np.unique(leaf_of), [-1] * 6))[:beams] for _ in range(3)])
+    scores = generator.random((2, *leaves.shape)).astype(np.float32)
+    seen = generator.random((3, n_items)) < 0.4 if masked else None
+    found = Found(torch.from_numpy(leaves), *map(torch.from_numpy, scores))
+    keys = None if seen is None else torch.from_numpy(np.flatnonzero(seen))
+    made = lists.expand_items(found, legal, leaf_items, width, None if keys is None else Pairs.of(keys, n_items, 3))
+    for user in range(3):
+        expected = [
+            (item, scores[0, user, beam], scores[1, user, beam])
+            for beam, leaf in enumerate(leaves[user])
+            for item in listed_items
+            if leaf_of[item] == leaf and not (masked and seen[user, item])
+        ][:width]
+        got = list(zip(*(part[user].tolist() for part in made), strict=True))
+        assert got == expected + [(-1, -np.inf, -np.inf)] * (width - len(expected))
