@@ -52,6 +52,8 @@ class Row:
         agree: (result of the usual way, result of ours) -> a few words; raises AssertionError where they do not.
         data: what was worked on, in a few words.
         targets: name of one of our sides -> the ratio that is aimed at on two CPU cores.
+        repeats: turns that count.
+        warm: a turn before them warms up; not worth it where one takes minutes.
     """
 
     name: str
@@ -63,6 +65,15 @@ class Row:
     agree: Callable[[Any, Any], str]
     targets: dict[str, float] = field(default_factory=dict)
     repeats: int = 3
+    warm: bool = True
+
+
+@dataclass(frozen=True)
+class OwnTime:
+    """What a side returns that has measured itself, since part of its work is not asked for."""
+
+    seconds: float
+    result: Any
 
 
 @dataclass(frozen=True)
@@ -101,11 +112,13 @@ def _units(row: Row, side: Side) -> float:
 
 
 def measure(row: Row) -> list[Measured]:
-    """Run every side of a row in turns, after one turn that warms up and whose results are compared."""
-    results = {side.name: _clocked(side)[1] for side in (row.usual, *row.ours)}
-    agreements = {side.name: row.agree(results[row.usual.name], results[side.name]) for side in row.ours}
-    del results
-    turns = [{side.name: _clocked(side)[0] for side in (row.usual, *row.ours)} for _ in range(row.repeats)]
+    """Run every side of a row in turns; the results of the first turn, which may only warm up, are compared."""
+    first = {side.name: _clocked(side) for side in (row.usual, *row.ours)}
+    agreements = {side.name: row.agree(first[row.usual.name][1], first[side.name][1]) for side in row.ours}
+    turns = [] if row.warm else [{name: seconds for name, (seconds, _) in first.items()}]
+    del first
+    while len(turns) < row.repeats:
+        turns.append({side.name: _clocked(side)[0] for side in (row.usual, *row.ours)})
     of = {name: [turn[name] for turn in turns] for name in turns[0]}
     return [Measured(row, side, of[side.name], of[row.usual.name], agreements[side.name]) for side in row.ours]
 
@@ -116,6 +129,8 @@ def _clocked(side: Side) -> tuple[float, Any]:
     start = time.perf_counter()
     result = side.work()
     synchronise()
+    if isinstance(result, OwnTime):
+        return result.seconds, result.result
     return time.perf_counter() - start, result
 
 

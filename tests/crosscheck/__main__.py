@@ -57,13 +57,16 @@ class Clock:
 
         return asked
 
-    def run(self, owner: object, name: str, train: Callable[[], object], label: str) -> None:
-        """Train with `owner.name` as what ranks, and print what was found."""
+    def run(self, owner: object, name: str, train: Callable[[], object]) -> None:
+        """Train with `owner.name` as what ranks."""
         with patch.object(owner, name, self.around(getattr(owner, name))):
             try:
                 train()
             except Reached:
                 pass
+
+    def tell(self, label: str) -> None:
+        """Print what was found."""
         print(
             f"{label:8} {len(self.found):3} epochs, {self.seconds:7.1f} s ({self.cpu:.1f} s of CPU), "
             f"NDCG@10 {self.found[-1]:.4f}; all: {' '.join(f'{each:.4f}' for each in self.found)}; "
@@ -78,13 +81,15 @@ def race(sequences: Sequences, params: SequentialParams, history: int, asked: ar
         f"histories of {history}, {torch.get_num_threads()} thread(s), until {asked.until} or {asked.minutes} minutes"
     )
     ours = Clock(asked.until, asked.minutes)
-    ours.run(recommender, "target_ranks", lambda: fit_recommender(sequences, params, history, seed=asked.seed), "kit")
+    ours.run(recommender, "target_ranks", lambda: fit_recommender(sequences, params, history, seed=asked.seed))
+    ours.tell("kit")
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         other = Hopwise(METHOD, params, sequences, {}, history, asked.seed, Path(folder), asked.as_installed)
         print(f"hopwise has read its files after {time.perf_counter() - start:.1f} s, not counted", flush=True)
         theirs = Clock(asked.until, asked.minutes)
-        theirs.run(other, "ranks", lambda: other.fit(params), "hopwise")
+        theirs.run(other, "ranks", lambda: other.fit(params))
+    theirs.tell("hopwise")
     torch.autograd.set_detect_anomaly(False)
     for what, clocks in (("seconds", (theirs.seconds, ours.seconds)), ("seconds of CPU", (theirs.cpu, ours.cpu))):
         each = clocks[0] / len(theirs.found) / (clocks[1] / len(ours.found))
