@@ -225,6 +225,11 @@ def _own_time() -> Iterator[list[float]]:
         _inner.set(outer + whole)
 
 
+def count_earlier(seconds: float) -> None:
+    """Count what a killed process had spent, and what is not done again, to the stage that is being built."""
+    _inner.set(_inner.get() - seconds)
+
+
 def peak_memory_mb() -> int:
     """Return the peak resident memory of this process in MiB (Linux counts KiB, macOS bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -243,6 +243,7 @@ def _resume(
     optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
     best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
     log.info("continuing after epoch %d, step %d", state.epoch, state.step)
+    runs.count_earlier(state.seconds)
     return state, best or None
 
 

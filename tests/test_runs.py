@@ -71,6 +71,14 @@ def test_a_stages_seconds_leave_out_what_was_built_on_its_way(tmp_path: Path, mo
     later = _stage(tmp_path, {"name": "later"}, after(5.0))
     assert (outer.seconds, later.seconds) == (1.0, 5.0)
 
+    def continued(folder: Path) -> None:
+        runs.count_earlier(30.0)
+        now[0] += 2.0
+
+    resumed = _stage(tmp_path, {"name": "resumed"}, continued)
+    around = _stage(tmp_path, {"name": "around"}, lambda _: (continued(tmp_path), after(1.0, ("first", 9.0))(tmp_path)))
+    assert (resumed.seconds, around.seconds) == (32.0, 33.0)
+
 
 def test_checkpoints_stay_until_the_stage_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def build(folder: Path) -> None:
