@@ -8,6 +8,8 @@ hopwise does otherwise than the kit, and what is done about it here:
 - Cloze and pretraining rows are prefixes without their targets, so that no user's last training item is ever in one;
   the rows of validation, whose targets nothing reads there, are added to them. The kit's rows there are histories:
   hopwise makes as many rows, in fewer epochs.
+- A batch of BERT4Rec's in which no item happens to be hidden has a loss of 0 / 0, which ends its training. It counts
+  0 here.
 - Pretraining pads S3-Rec's histories in front, fine-tuning behind. Left as it is.
 - One of its modules, SINE, turns on torch's search for anomalies when it is imported, as it is with every model: all
   training of the process is several times slower from then on. Turned off, unless `as_installed` is asked for.
@@ -96,6 +98,17 @@ def write_atomic(sequences: Sequences, attributes: dict[str, Attributes], folder
     (folder / NAME / f"{NAME}.item").write_text("\n".join(lines) + "\n")
 
 
+def _or_zero(model: torch.nn.Module) -> Callable[[Any], torch.Tensor]:
+    """Return the model's loss, 0 where it is not a number; weights that are no numbers would be seen in its scores."""
+    loss = model.calculate_loss
+
+    def found(rows: Any) -> torch.Tensor:
+        value = loss(rows)
+        return sum(0.0 * p.sum() for p in model.parameters()) if torch.isnan(value) else value
+
+    return found
+
+
 class Hopwise:
     """One of hopwise's models on the kit's data: its loaders and its trainer, an epoch at a time."""
 
@@ -163,6 +176,8 @@ class Hopwise:
                 both = [part._dataset.inter_feat for part in (self.train, self.valid)]
                 self.train._dataset.inter_feat = cat_interactions(both)
             self.model = get_model(name)(config, self.train._dataset)
+            if whole and not settings.get("train_stage"):
+                self.model.calculate_loss = _or_zero(self.model)
             self.trainer = get_trainer(config["MODEL_TYPE"], name)(config, self.model)
             torch.autograd.set_detect_anomaly(self.as_installed)
         tokens = dataset.field2token_id["item_id"]
@@ -207,6 +222,7 @@ class Hopwise:
         self.model.eval()
         with torch.inference_mode():
             found = self.model.full_sort_predict(Interaction({"item_id_list": rows, "item_length": lengths}))
+        assert torch.isfinite(found).all(), "hopwise's weights are no numbers"
         return found.numpy()[:, self.number]
 
     def ranks(self, split: str, lead: int | None = None) -> np.ndarray:
