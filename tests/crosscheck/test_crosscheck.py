@@ -11,8 +11,8 @@ two correct programs would show one.
 
 What it sees was tried by planting defects. Found: targets a place too early (SASRec .05 instead of .27), no causal mask
 (.18), GRU4Rec started from N(0, .02) (.14 instead of .24), BERT4Rec with the last item of the whole history hidden in
-half of its rows, always the same one (.12 instead of .20). Not found, for the world does not depend on it: SASRec without
-positions (.28; the causal mask tells order), FDSA with the attributes of other items (.33 instead of .33).
+half of its rows, always the same one (.12 instead of .20). Not found, for the world does not depend on it: SASRec
+without positions (.28; the causal mask tells order), FDSA with the attributes of other items (.33 instead of .33).
 """
 
 import importlib.util
