@@ -13,7 +13,7 @@ import pandas as pd
 
 from musicrec_kit import methods, runs
 from musicrec_kit.data import Dataset
-from musicrec_kit.params import Refused
+from musicrec_kit.params import Refused, Settings
 
 METRICS = ("HR@5", "HR@10", "NDCG@5", "NDCG@10")
 COUNTERS = ("markov", "popularity")
@@ -128,8 +128,14 @@ def results_wide(table: pd.DataFrame, metrics: Sequence[str], axes: Sequence[str
 
 
 def differing_settings(first: runs.Run, second: runs.Run) -> pd.DataFrame:
-    """Return the settings in which two runs differ: setting, and one column per run."""
-    one, other = (dict(methods.leaves(methods.read_yaml(run.folder / "settings.yaml"))) for run in (first, second))
+    """Return the settings in which two runs differ: setting, and one column per run.
+
+    A setting that was not there yet when a run was made has its default, which leaves the old behaviour.
+    """
+    defaults = dict(methods.leaves(Settings().model_dump(mode="json")))
+    one, other = (
+        defaults | dict(methods.leaves(methods.read_yaml(run.folder / "settings.yaml"))) for run in (first, second)
+    )
     keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
     names = _two_names(first, second)
     rows = [(key, _plain(one.get(key)), _plain(other.get(key))) for key in keys]

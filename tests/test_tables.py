@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from musicrec_kit import runs, tables
+from musicrec_kit import methods, runs, tables
 from musicrec_kit.params import Refused
 
 # ranks of the test target: list -> (plain, no_history), four users
@@ -139,6 +140,15 @@ def test_differing_settings_names_what_differs(tmp_path: Path) -> None:
     table = tables.differing_settings(first, second)
     assert table.values.tolist() == [["request.seed", "0", "3"]]
     assert table.columns.tolist() == ["setting", "seed0", "seed3"]
+
+
+def test_a_setting_that_an_older_run_does_not_know_has_its_default(tmp_path: Path) -> None:
+    first, second = make_run(tmp_path, RANKS), make_run(tmp_path, RANKS, seed=3)
+    for run, told in ((first, {}), (second, {"rank": {"beam": 20, "score": "ours"}})):
+        path = run.folder / "settings.yaml"
+        path.write_text(yaml.safe_dump(methods.read_yaml(path) | told))
+    told = tables.differing_settings(first, second).values.tolist()
+    assert told == [["rank.score", "lineage", "ours"], ["request.seed", "0", "3"]]
 
 
 def test_paired_compares_users(tmp_path: Path) -> None:
